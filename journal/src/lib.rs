@@ -1,0 +1,30 @@
+//! The event log of Duractor: bytes only, it never sees a user's type.
+//!
+//! Start here, then read downwards; each module uses only those above it:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`id`] | entities, shards, sequence numbers, positions, terms |
+//! | [`record`] | what is written and what is read back |
+//! | [`error`] | what can go wrong, and whether the write may have happened |
+//! | [`disk`], [`env`] | the seams to the outside world |
+//! | [`port`] | the [`Journal`] trait: append, replay, head, delete, tail |
+//! | [`memory`] | the port in memory |
+//! | [`contract`] | the suite that every implementation of the port passes |
+
+#[cfg(feature = "contract")]
+pub mod contract;
+pub mod disk;
+pub mod env;
+pub mod error;
+pub mod id;
+pub mod memory;
+pub mod port;
+pub mod record;
+
+pub use env::Env;
+pub use error::{Corruption, Effect, JournalError};
+pub use id::{EntityId, InvalidId, Position, Seq, ShardId, Term, Timestamp};
+pub use memory::MemoryJournal;
+pub use port::{AppendDone, Appended, Head, Journal, RecordChunks, ReplayRange};
+pub use record::{AppendBatch, EventRecord, Limits, NewEvent, Request, RequestId};

@@ -1,0 +1,3 @@
+//! The port in memory.
+/// In memory.
+pub struct MemoryJournal;

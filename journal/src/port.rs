@@ -1,0 +1,131 @@
+//! The `Journal` port: what the framework asks of a journal, whichever it is.
+//!
+//! [`MemoryJournal`](crate::memory::MemoryJournal) keeps everything in memory and
+//! [`LogJournal`](crate::MemoryJournal) in files. Both pass the suite in [`crate::contract`], and so
+//! must any other implementation.
+
+use futures_util::{future::BoxFuture, stream::BoxStream};
+use tokio::sync::oneshot;
+
+use crate::{
+    error::JournalError,
+    id::{EntityId, Position, Seq, ShardId, Term},
+    record::{AppendBatch, EventRecord, Limits},
+};
+
+/// Where a batch was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The sequence number of the batch's last event.
+    pub last_seq: Seq,
+    /// The position of the batch's last event.
+    pub position: Position,
+}
+
+/// Hears what became of a batch. Called once, in commit order for the batches of one shard, on the
+/// journal's own thread: it must be quick and must not block.
+pub type AppendDone = Box<dyn FnOnce(Result<Appended, JournalError>) + Send>;
+
+/// Records in pieces of bounded size; never an empty piece. An error ends the stream.
+pub type RecordChunks = BoxStream<'static, Result<Vec<EventRecord>, JournalError>>;
+
+/// What the journal knows of an entity without reading its events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The sequence number of its newest event, deleted or not; zero where it never had one.
+    pub last_seq: Seq,
+    /// Its events up to and including this one are deleted.
+    pub deleted_to: Seq,
+}
+
+/// Which events of an entity to replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayRange {
+    /// The first one.
+    pub from: Seq,
+    /// The last one, inclusive.
+    pub to: Seq,
+    /// How many at most.
+    pub max: u64,
+}
+
+impl ReplayRange {
+    /// All events.
+    pub const ALL: ReplayRange = ReplayRange { from: Seq(1), to: Seq::MAX, max: u64::MAX };
+
+    /// All events from `from` on.
+    #[must_use]
+    pub fn from(from: Seq) -> Self {
+        ReplayRange { from, ..Self::ALL }
+    }
+}
+
+/// A journal of entities' events.
+///
+/// Guarantees, whoever implements it:
+/// - A batch is acknowledged after it is durable (for the in-memory one: after it is stored), whole
+///   or not at all, and its events follow the expected sequence number without a gap.
+/// - Batches of one entity take effect in the order of the calls to [`submit`](Journal::submit):
+///   the next may be submitted before the first is acknowledged. Where one fails, those submitted
+///   after it for the same entity fail too (with [`JournalError::WrongExpectedSeq`] or the same
+///   error).
+/// - A batch under an epoch older than the shard's newest [`claim`](Journal::claim) is refused.
+/// - Reads see what was committed before they were called, and no more than what is committed.
+pub trait Journal: Send + Sync + 'static {
+    /// What a batch may hold.
+    fn limits(&self) -> Limits;
+
+    /// How many shards there are.
+    fn shards(&self) -> u16;
+
+    /// Installs a new writer epoch for a shard and returns it. Writers with an earlier one are
+    /// refused from then on, by the journal itself.
+    fn claim(&self, shard: ShardId) -> BoxFuture<'static, Result<Term, JournalError>>;
+
+    /// Takes a batch to write; `done` hears when it is committed or refused (it may be called
+    /// before this returns). The order of calls is the order of the batches.
+    fn submit(&self, batch: AppendBatch, done: AppendDone);
+
+    /// [`submit`](Journal::submit) as a future. The batch is taken up by the call, not by the first
+    /// poll.
+    fn append(&self, batch: AppendBatch) -> BoxFuture<'static, Result<Appended, JournalError>> {
+        let (tx, rx) = oneshot::channel();
+        self.submit(
+            batch,
+            Box::new(move |result| {
+                // A caller that stopped waiting does not undo the write.
+                let _ = tx.send(result);
+            }),
+        );
+        Box::pin(async move {
+            rx.await.unwrap_or_else(|_| {
+                Err(JournalError::FailedUnderWay { cause: "the journal was dropped".into() })
+            })
+        })
+    }
+
+    /// The events of an entity in order, without the deleted ones. An entity without events gives
+    /// an empty stream.
+    fn replay(&self, entity: &EntityId, range: ReplayRange) -> RecordChunks;
+
+    /// The entity's highest sequence number and how far it is deleted.
+    fn head(&self, entity: &EntityId) -> BoxFuture<'static, Result<Head, JournalError>>;
+
+    /// Deletes the entity's events up to and including `to` (or its last one, where `to` is
+    /// greater), durably; the highest sequence number stays. Their space is reclaimed later.
+    fn delete_to(
+        &self,
+        entity: &EntityId,
+        to: Seq,
+        epoch: Term,
+    ) -> BoxFuture<'static, Result<(), JournalError>>;
+
+    /// A shard's records in commit order, those after the position `after`, then those to come:
+    /// the stream waits for them, and ends when the journal is shut down. Each record is given
+    /// once. Deleted events may be missing.
+    fn tail(&self, shard: ShardId, after: Position) -> RecordChunks;
+
+    /// Stops taking writes, finishes those that it took, and closes files. Later calls fail with
+    /// [`JournalError::Closed`].
+    fn shutdown(&self) -> BoxFuture<'static, ()>;
+}
