@@ -28,6 +28,7 @@ pub mod record;
 pub use env::Env;
 pub use error::{Corruption, Effect, JournalError};
 pub use id::{EntityId, InvalidId, Position, Seq, ShardId, Term, Timestamp};
+pub use log::{LogConfig, LogJournal, LogUsage};
 pub use memory::MemoryJournal;
 pub use port::{AppendDone, Appended, Head, Journal, RecordChunks, ReplayRange};
 pub use record::{AppendBatch, EventRecord, Limits, NewEvent, Request, RequestId};

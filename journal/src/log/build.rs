@@ -5,7 +5,7 @@ use std::io;
 use super::{
     frame::{HEADER_BYTES, Header, Kind, stamp},
     index::{EntityIndex, Place, Run, SegmentIndex},
-    layout::{FILE_HEADER_BYTES, FileHeader},
+    layout::FileHeader,
     sealed::{
         PAGE_ROWS, ROW_BYTES, ShardRow, Trailer, encode_entity, encode_order, encode_order_top,
         encode_shards, index_header,
@@ -66,7 +66,12 @@ impl<'a> Builder<'a> {
 
     /// Adds a batch of the current entity: `frame` with its old header and `seqs` its first and
     /// last sequence number.
-    pub(crate) fn batch(&mut self, header: Header, frame: &[u8], seqs: (u64, u64)) -> io::Result<()> {
+    pub(crate) fn batch(
+        &mut self,
+        header: Header,
+        frame: &[u8],
+        seqs: (u64, u64),
+    ) -> io::Result<()> {
         let offset = self.at();
         let place = Place {
             position: header.position,
@@ -105,11 +110,6 @@ impl<'a> Builder<'a> {
         self.rows.push((entity.hash64(), self.at()));
         let frame = encode_entity(entity, &index);
         self.push(index_header(Kind::Entity, &frame), &frame)
-    }
-
-    /// Whether the current entity has a batch in the file.
-    pub(crate) fn has_batches(&self) -> bool {
-        !self.current.runs.is_empty()
     }
 
     /// Writes the index and the rest of the buffer. The caller syncs.
@@ -206,6 +206,3 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 }
-
-/// The first frame of a sealed file stands here.
-pub(crate) const FIRST_FRAME: u64 = FILE_HEADER_BYTES;

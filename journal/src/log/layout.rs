@@ -81,8 +81,10 @@ impl FileHeader {
         if read < bytes.len() {
             return Err(corrupt("the file's header is cut short"));
         }
-        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
-        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
+        let u32_at =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+        let u64_at =
+            |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         if &bytes[..8] != MAGIC || u32_at(60) != bound_crc(0, 0, &bytes[..60]) {
             return Err(corrupt("the file's header does not verify"));
         }

@@ -40,8 +40,14 @@ impl Live {
         (salt, log_id): (u64, u64),
         capacity: u64,
     ) -> io::Result<Live> {
-        let header =
-            FileHeader { kind: FileKind::Segment, first: id, last: id, generation: 0, salt, log_id };
+        let header = FileHeader {
+            kind: FileKind::Segment,
+            first: id,
+            last: id,
+            generation: 0,
+            salt,
+            log_id,
+        };
         let name = segment_name(id);
         let (file, ()) = create_whole(disk, dir, &name, |file| {
             file.write_at(0, &header.to_bytes())?;

@@ -57,8 +57,12 @@ pub(crate) fn scan(
 ) -> Result<Scanned, JournalError> {
     let len = file.len().map_err(|e| JournalError::read(path, &e))?;
     let mut window = Window { path, file, len, start: 0, bytes: Vec::new() };
-    let mut scanned =
-        Scanned { index: SegmentIndex::default(), end: FILE_HEADER_BYTES, complete: false, torn: 0 };
+    let mut scanned = Scanned {
+        index: SegmentIndex::default(),
+        end: FILE_HEADER_BYTES,
+        complete: false,
+        torn: 0,
+    };
     while !scanned.complete {
         let bytes = window.frame_at(scanned.end)?;
         let Some((header, payload)) = verify(bytes, salt, scanned.end) else { break };
@@ -112,11 +116,7 @@ fn note(index: &mut SegmentIndex, header: &Header, payload: &[u8], offset: u64) 
 }
 
 /// The first valid frame after `end` that was written when everything up to `end` was durable.
-fn later_commit(
-    window: &mut Window<'_>,
-    salt: u64,
-    end: u64,
-) -> Result<Option<u64>, JournalError> {
+fn later_commit(window: &mut Window<'_>, salt: u64, end: u64) -> Result<Option<u64>, JournalError> {
     let mut at = end + 1;
     while let Some(next) = window.next_nonzero(at)? {
         // A header's first byte may be zero: step back so far that no frame is missed.

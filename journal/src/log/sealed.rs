@@ -14,7 +14,10 @@
 //! `Shards` rows stays in memory; a look-up reads one or two directory pages (hashes are evenly
 //! spread, so the page is guessed) and one Entity frame.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use super::{
     codec::{Reader, put_entity, put_varint},
@@ -204,6 +207,9 @@ pub(crate) struct Sealed {
     pub trailer: Trailer,
     pub shards: Vec<ShardRow>,
     pub len: u64,
+    /// Events of the file that were deleted since it was opened: an estimate that decides when to
+    /// rewrite it.
+    pub dead: AtomicU64,
 }
 
 impl Sealed {
@@ -212,7 +218,15 @@ impl Sealed {
         let header = FileHeader::read(&path, &*file)?;
         let len = file.len().map_err(|e| JournalError::read(&path, &e))?;
         let none = Trailer::default();
-        let mut sealed = Sealed { path, file, header, trailer: none, shards: Vec::new(), len };
+        let mut sealed = Sealed {
+            path,
+            file,
+            header,
+            trailer: none,
+            shards: Vec::new(),
+            len,
+            dead: AtomicU64::new(0),
+        };
         if header.kind != FileKind::Sealed {
             return Err(JournalError::corrupt(sealed.path, 0, "this is no sealed file"));
         }
@@ -250,7 +264,9 @@ impl Sealed {
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, JournalError> {
         let len = len.min(self.len.saturating_sub(offset) as usize);
         let mut bytes = vec![0; len];
-        self.file.read_exact_at(offset, &mut bytes).map_err(|e| JournalError::read(&self.path, &e))?;
+        self.file
+            .read_exact_at(offset, &mut bytes)
+            .map_err(|e| JournalError::read(&self.path, &e))?;
         Ok(bytes)
     }
 
@@ -261,7 +277,7 @@ impl Sealed {
         loop {
             let rows = self.page(page)?;
             for (_, offset) in rows.iter().filter(|(row, _)| *row == hash) {
-                let (id, index) = self.frame(*offset, Kind::Entity, decode_entity)?;
+                let (id, index) = self.entity_at(*offset)?;
                 if id == *entity {
                     return Ok(Some(index));
                 }
@@ -291,7 +307,8 @@ impl Sealed {
                 high = guess;
             }
             // The guess is off by a page or two: look next door before halving.
-            guess = if last < hash { low } else { high.saturating_sub(1) }.clamp(low, high.max(1) - 1);
+            guess =
+                if last < hash { low } else { high.saturating_sub(1) }.clamp(low, high.max(1) - 1);
             if high - low > 16 {
                 guess = low + (high - low) / 2;
             }
@@ -341,6 +358,11 @@ impl Sealed {
         }
     }
 
+    /// The entity whose `Entity` frame is at an offset.
+    pub(crate) fn entity_at(&self, offset: u64) -> Result<(EntityId, EntityIndex), JournalError> {
+        self.frame(offset, Kind::Entity, decode_entity)
+    }
+
     /// Every row of the directory in order, read page by page.
     pub(crate) fn directory(
         &self,
@@ -366,9 +388,7 @@ pub(crate) fn encode_order_top(parts: &[(Position, u64)]) -> Vec<u8> {
 fn decode_order_top(payload: &[u8]) -> Option<Vec<(Position, u64)>> {
     let mut reader = Reader::new(payload);
     let count = reader.varint()?;
-    (0..count)
-        .map(|_| Some((Position::from_u64(reader.varint()?), reader.varint()?)))
-        .collect()
+    (0..count).map(|_| Some((Position::from_u64(reader.varint()?), reader.varint()?))).collect()
 }
 
 /// The header of a frame of a sealed file that is no batch.
