@@ -58,7 +58,8 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(180);
 /// Makes the journals that the suite tries.
 ///
 /// They need at least 2 shards, and limits of at least 1 KiB a payload and 8 events a batch; a
-/// largest payload must fit into a batch. Small limits make a fast suite.
+/// largest payload must fit into a batch, and 1 MiB must be able to wait to be written. Small limits
+/// make a fast suite.
 pub trait Provider: Send + Sync {
     /// Whether [`reopen`](Provider::reopen) finds again what was written. Where not, the cases of
     /// restarts are skipped, and say so.
@@ -129,9 +130,11 @@ macro_rules! journal_contract_cases {
             readers_never_see_part_of_a_batch
             a_wrong_expected_seq_is_refused
             batches_of_one_entity_are_pipelined
+            an_append_is_taken_up_by_the_call
             completions_come_in_commit_order
             a_refused_batch_takes_those_after_it_along
             a_stale_epoch_cannot_append
+            a_claim_settles_what_came_before
             a_stale_epoch_cannot_delete
             claims_give_growing_terms
             shards_are_claimed_apart
@@ -159,6 +162,7 @@ macro_rules! journal_contract_cases {
             tail_waits_for_what_comes
             tail_keeps_to_its_shard
             tail_under_concurrent_writers
+            a_slow_tail_misses_nothing
             tail_misses_only_deleted_events
             shutdown_finishes_what_was_taken
             after_shutdown_everything_is_closed

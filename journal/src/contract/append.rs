@@ -108,6 +108,19 @@ pub async fn batches_of_one_entity_are_pipelined<P: Provider>(provider: &P) {
     kit.assert_numbered(&id, 1, 400).await;
 }
 
+/// An append takes effect in the order of the calls, whether its future is polled or not.
+pub async fn an_append_is_taken_up_by_the_call<P: Provider>(provider: &P) {
+    let kit = Kit::open(provider).await;
+    let id = entity("a");
+    let dropped = kit.journal().append(kit.numbered(&id, 0, 1));
+    let late = kit.journal().append(kit.numbered(&id, 1, 1));
+    let early = kit.journal().append(kit.numbered(&id, 2, 1));
+    drop(dropped);
+    assert_eq!(early.await.expect("the last append").last_seq, Seq(3));
+    assert_eq!(late.await.expect("the append before it").last_seq, Seq(2));
+    kit.assert_numbered(&id, 1, 3).await;
+}
+
 /// Completions of a shard's batches are called once each, in the order of their positions, which
 /// is the order of the calls.
 pub async fn completions_come_in_commit_order<P: Provider>(provider: &P) {
@@ -189,6 +202,22 @@ pub async fn a_stale_epoch_cannot_append<P: Provider>(provider: &P) {
     let epochs: Vec<Term> =
         kit.read(&id, ReplayRange::ALL).await.iter().map(|record| record.epoch).collect();
     assert_eq!(epochs, [old, old, new], "a record keeps the epoch that it was written under");
+}
+
+/// When a claim has returned, it is settled what the writers before it have written: nothing of
+/// theirs comes later, although it was on its way.
+pub async fn a_claim_settles_what_came_before<P: Provider>(provider: &P) {
+    let mut kit = Kit::open(provider).await;
+    let id = entity("a");
+    let pending: Vec<_> = (0..60).map(|n| kit.journal().append(kit.numbered(&id, n, 1))).collect();
+    kit.claim(kit.shard(&id)).await;
+    let settled = kit.head(&id).await.last_seq;
+    let results = join_all(pending).await;
+    let written = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!(written as u64, settled.0, "written after the claim had returned");
+    assert!(results[..written].iter().all(Result::is_ok), "a hole in what was written");
+    kit.append(&id, settled.0, 1).await;
+    kit.assert_numbered(&id, 1, settled.0 + 1).await;
 }
 
 /// A stale writer deletes nothing.

@@ -125,6 +125,23 @@ pub async fn tail_under_concurrent_writers<P: Provider>(provider: &P) {
     }
 }
 
+/// A tail that is not polled while a lot is written has missed nothing.
+pub async fn a_slow_tail_misses_nothing<P: Provider>(provider: &P) {
+    let kit = Kit::open(provider).await;
+    let id = entity("a");
+    let mut tail = kit.tail(kit.shard(&id), Position::ZERO);
+    kit.append(&id, 0, 1).await;
+    tail.take(1).await;
+    assert!(tail.is_waiting());
+    let pending = (1..2_000).map(|n| kit.journal().append(kit.numbered(&id, n, 1)));
+    for result in join_all(pending.collect::<Vec<_>>()).await {
+        result.expect("an append in order");
+    }
+    let records = tail.take(1_999).await;
+    assert!(records.iter().map(|record| record.seq.0).eq(2..=2_000));
+    kit.assert_drained(&mut tail, kit.shard(&id), "slow").await;
+}
+
 /// Deleted events may be missing from a tail, all others may not.
 pub async fn tail_misses_only_deleted_events<P: Provider>(provider: &P) {
     let kit = Kit::open(provider).await;
