@@ -20,6 +20,7 @@ pub mod disk;
 pub mod env;
 pub mod error;
 pub mod id;
+pub mod log;
 pub mod memory;
 pub mod port;
 pub mod record;
