@@ -7,7 +7,7 @@
 //! | [`id`] | entities, shards, sequence numbers, positions, terms |
 //! | [`record`] | what is written and what is read back |
 //! | [`error`] | what can go wrong, and whether the write may have happened |
-//! | [`disk`], [`env`] | the seams to the outside world |
+//! | [`disk`], [`env`](mod@env) | the seams to the outside world |
 //! | [`port`] | the [`Journal`] trait: append, replay, head, delete, tail |
 //! | [`check`] | whether a batch is fit to be written |
 //! | [`memory`] | the port in memory |
