@@ -3,8 +3,8 @@
 
 use proc_macro2::Span;
 use syn::{
-    Attribute, DeriveInput, LitInt, LitStr, Result, Token, Type, meta::ParseNestedMeta,
-    parse::ParseStream, spanned::Spanned,
+    Attribute, DeriveInput, GenericParam, LitInt, LitStr, Result, Token, Type,
+    meta::ParseNestedMeta, parse::ParseStream,
 };
 
 /// Where an attribute stands: it decides which keys are allowed.
@@ -225,14 +225,33 @@ fn parse_retired(meta: &ParseNestedMeta<'_>) -> Result<Retired> {
 
 /// A stored name stands for one layout of bytes, so a type parameter would make it ambiguous.
 pub(crate) fn refuse_generics(input: &DeriveInput, what: &str) -> Result<()> {
-    if input.generics.params.is_empty() {
-        return Ok(());
-    }
-    Err(syn::Error::new(
-        input.generics.span(),
-        format!(
-            "{what} cannot be generic: its stored name must stand for one layout of bytes. Write \
-             the types out, one type for each"
+    let text = match input.generics.params.first() {
+        None => return Ok(()),
+        Some(GenericParam::Lifetime(_)) => {
+            format!("{what} must own its fields: replace references, as `&'a str` by `String`")
+        }
+        Some(_) => format!(
+            "{what} cannot be generic: its stored name must stand for one layout of bytes; write \
+             one type for each type that you need"
         ),
-    ))
+    };
+    Err(syn::Error::new_spanned(&input.generics, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    /// A record of the journal holds no longer name, so the compiler should say it first.
+    #[test]
+    fn a_name_fits_into_a_record() {
+        let parse = |name: String| {
+            Attrs::parse(&[parse_quote!(#[event(name = #name)])], &["event"], Place::EventVariant)
+        };
+        assert!(parse("x".repeat(255)).is_ok());
+        let error = parse("x".repeat(256)).err().expect("too long").to_string();
+        assert_eq!(error, "this name has 256 bytes, and at most 255 are allowed");
+    }
 }

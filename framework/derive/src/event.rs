@@ -44,7 +44,8 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
         }
     };
     let retired = collect(retired.into_iter().map(History::retired))?;
-    refuse_duplicates(live.iter().map(|live| &live.history).chain(&retired))?;
+    // Retired names first: of two equal names, the one in use is the one to change.
+    refuse_duplicates(retired.iter().chain(live.iter().map(|live| &live.history)))?;
     Ok(implement(&input.ident, &live, &retired))
 }
 
@@ -76,8 +77,8 @@ fn refuse_duplicates<'a>(histories: impl Iterator<Item = &'a History>) -> Result
     for History { name, name_span, .. } in histories {
         if seen.insert(name, ()).is_some() {
             let text = format!(
-                "another event of this type is already stored as {name:?}; give this one another \
-                 name, with `#[event(name = \"...\")]`"
+                "{name:?} already stands for another event of this type, in use or retired; give \
+                 this one another name, with `#[event(name = \"...\")]`"
             );
             return Err(Error::new(*name_span, text));
         }
