@@ -62,7 +62,7 @@ impl Fields {
         }
         let fields = self.0.iter().map(|Field { variable, stable, ty, .. }| {
             quote_spanned! {at(ty)=>
-                ::duractor::__private::Encoder::field(&mut __out, #stable, #variable)?;
+                ::duractor::__private::Encoder::field::<#ty>(&mut __out, #stable, #variable)?;
             }
         });
         quote! {

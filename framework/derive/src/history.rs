@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
-use syn::{Error, LitInt, Result, Type};
+use syn::{Error, LitInt, Result, Type, parse_quote_spanned, spanned::Spanned};
 
 use crate::attrs::{Attrs, Old, Retired, check_name};
 
@@ -54,10 +54,14 @@ impl History {
         quote!(::duractor::Schema { name: #name, version: #newest })
     }
 
-    /// The old version at `at`, and the types that lead from there to the newest, `Self`.
+    /// The type of the old version at `at`, and those that lead from there to the newest, `Self`.
+    /// `Self` is placed at the last of them, for the compiler to point there.
     pub(crate) fn chain(&self, at: usize) -> Vec<Type> {
-        let rest = self.old[at..].iter().map(|(_, payload)| payload.clone());
-        rest.chain([syn::parse_quote!(Self)]).collect()
+        let mut chain: Vec<_> = self.old[at..].iter().map(|(_, ty)| ty.clone()).collect();
+        if let Some(last) = chain.last() {
+            chain.push(parse_quote_spanned!(last.span()=> Self));
+        }
+        chain
     }
 }
 
