@@ -6,7 +6,7 @@ use duractor::{
     CodecError, Command, Event, Payload, Schema, SchemaError, Upcast, check_schemas, decode_reply,
     encode_reply,
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,7 +63,18 @@ fn order_events() -> impl Strategy<Value = OrderEvent> {
     ]
 }
 
+/// The same cases at every run.
+fn cases() -> ProptestConfig {
+    ProptestConfig {
+        rng_seed: RngSeed::Fixed(0x6475_7261),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn events_come_back(event in order_events()) {
         let (Schema { name, version }, bytes) = (event.schema(), event.encode()?);

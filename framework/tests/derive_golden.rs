@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use duractor::{Event, Payload, Upcast, golden};
+use duractor::{Command, Event, Payload, Upcast, golden, golden_command};
 
 #[derive(Event)]
 enum Changed {
@@ -80,4 +80,37 @@ fn events_that_cannot_be_read_any_more_are_found() {
     assert!(text.contains("it must have just those fields"), "{text}");
     let text = failure(&[ADDED, (ADDED.0, "Added", 1, "0x"), RESET]);
     assert!(text.contains("\"0x\" is no hexadecimal text"), "{text}");
+}
+
+#[derive(Command)]
+#[command(reply = (), version = 3, oldest = 2, upcast(2 = AddV2))]
+struct Add {
+    by: i64,
+}
+
+#[derive(Payload)]
+struct AddV2(u8);
+
+impl From<AddV2> for Add {
+    fn from(old: AddV2) -> Self {
+        Add { by: old.0.into() }
+    }
+}
+
+#[test]
+fn commands_are_checked_alike() {
+    let failure = |rows: &[(&Add, u16, &str)]| match catch_unwind(AssertUnwindSafe(|| {
+        golden_command(rows);
+    })) {
+        Ok(()) => String::new(),
+        Err(panic) => *panic.downcast::<String>().expect("a text"),
+    };
+    let two = &Add { by: 2 };
+    assert_eq!(failure(&[(two, 3, "04"), (two, 2, "02")]), "");
+    let text = failure(&[(two, 3, "04")]);
+    assert!(text.contains("\"Add\" version 2: has no row"), "{text}");
+    assert!(!text.contains("version 1"), "{text}");
+    let text = failure(&[(two, 3, "06"), (two, 2, "03")]);
+    assert!(text.contains("is stored as \"04\" now, and was as \"06\""), "{text}");
+    assert!(text.contains("the bytes decode to 06, and the row says 04"), "{text}");
 }
