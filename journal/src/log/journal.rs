@@ -313,6 +313,9 @@ impl Journal for LogJournal {
     }
 
     fn replay(&self, entity: &EntityId, range: ReplayRange) -> RecordChunks {
+        if let Err(error) = self.shared.check_not_closed() {
+            return Box::pin(stream::iter([Err(error)]));
+        }
         let replay = Replay::new(self.shared.files.clone(), entity.clone(), range);
         let env = self.shared.env.clone();
         let pieces = stream::unfold(Some(replay), move |replay| {
@@ -333,9 +336,13 @@ impl Journal for LogJournal {
 
     fn head(&self, entity: &EntityId) -> BoxFuture<'static, Result<Head, JournalError>> {
         let (files, entity): (Arc<Files>, _) = (self.shared.files.clone(), entity.clone());
+        let open = self.shared.check_not_closed();
         let found =
             self.shared.env.offload(move || files.now().find(&entity).map(|(head, _)| head));
-        Box::pin(async move { found.await.unwrap_or(Err(JournalError::Closed)) })
+        Box::pin(async move {
+            open?;
+            found.await.unwrap_or(Err(JournalError::Closed))
+        })
     }
 
     fn delete_to(
@@ -353,7 +360,8 @@ impl Journal for LogJournal {
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {
-        if let Err(error) = self.shard(shard) {
+        let refused = self.shard(shard).and_then(|_| self.shared.check_not_closed());
+        if let Err(error) = refused {
             return Box::pin(stream::iter([Err(error)]));
         }
         let tail = Tail::new(self.shared.files.clone(), shard, after);

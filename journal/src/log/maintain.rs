@@ -183,3 +183,11 @@ impl Maintenance {
         }
     }
 }
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        // However it ended: nobody is to wait for it.
+        self.shared.sealing_stuck.store(true, Ordering::Release);
+        self.shared.sealed_one.notify_one();
+    }
+}

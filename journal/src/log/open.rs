@@ -1,6 +1,7 @@
 //! Opening a log: which files count, what they hold, and where to go on writing.
 
 use std::{
+    io,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -11,7 +12,7 @@ use super::{
     layout::{FileHeader, FileKind, Meta, Named, parse_name},
     live::Live,
     options::LogConfig,
-    scan::{Tail, scan},
+    scan::{Scanned, Tail, scan},
     sealed::Sealed,
     shared::SharedLock,
 };
@@ -41,7 +42,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(config: &LogConfig, env: &Env) -> Result<Opened, JournalError> {
     check(config)?;
     let (disk, dir) = (&*env.disk, config.dir.as_path());
-    disk.create_dir_all(dir).map_err(|e| JournalError::io("creating", dir, &e))?;
+    create_dir(disk, dir).map_err(|e| JournalError::io("creating", dir, &e))?;
     let lock = lock(disk, dir)?;
     let new = Meta { log_id: env.entropy.next_u64(), shards: config.shards };
     let meta = Meta::open_or_create(disk, dir, new)?;
@@ -88,10 +89,28 @@ fn check(config: &LogConfig) -> Result<(), JournalError> {
     Ok(())
 }
 
+/// Makes the folder and those above it, durably.
+fn create_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let missing = |dir: &Path| match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    };
+    let mut changed = Vec::new();
+    let mut at = dir;
+    while missing(at)? {
+        let Some(parent) = at.parent() else { break };
+        at = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        changed.push(at);
+    }
+    disk.create_dir_all(dir)?;
+    changed.into_iter().rev().try_for_each(|parent| disk.sync_dir(parent))
+}
+
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<SharedLock, JournalError> {
     let path = dir.join("LOCK");
     disk.lock(&path).map(Arc::from).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => JournalError::Locked { path },
+        io::ErrorKind::WouldBlock => JournalError::Locked { path },
         _ => JournalError::io("locking", path, &error),
     })
 }
@@ -222,8 +241,7 @@ fn read(found: Found, opened: &mut Opened) -> Result<FileSet, JournalError> {
                 "cut off a torn tail: writes that were never acknowledged"
             );
         }
-        // What was read may not be on disk yet, if only the process had died.
-        live.file.sync_data().map_err(|e| JournalError::io("syncing", &live.path, &e))?;
+        settle(&live, &scanned).map_err(|e| JournalError::io("syncing", &live.path, &e))?;
         opened.note_all(&live.path, &scanned.index)?;
         let live = Arc::new(live);
         live.with(|index| *index = scanned.index);
@@ -231,6 +249,17 @@ fn read(found: Found, opened: &mut Opened) -> Result<FileSet, JournalError> {
         opened.active = (!scanned.complete).then_some((live, scanned.end));
     }
     Ok(set)
+}
+
+/// Makes durable what was read. It may not be, if only the process had died. An fsync alone does
+/// not do: after a failed one, the operating system may hold pages that it takes for written. Only
+/// the last group commit can be like that, so it is written once more.
+fn settle(live: &Live, scanned: &Scanned) -> io::Result<()> {
+    let from = scanned.last_commit.min(scanned.end);
+    let mut bytes = vec![0; (scanned.end - from) as usize];
+    live.file.read_exact_at(from, &mut bytes)?;
+    live.file.write_at(from, &bytes)?;
+    live.file.sync_data()
 }
 
 impl Opened {

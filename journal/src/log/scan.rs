@@ -35,6 +35,8 @@ pub(crate) struct Scanned {
     pub end: u64,
     /// Whether the last frame is an [`Kind::End`]: the segment is full.
     pub complete: bool,
+    /// Where the last group commit begins.
+    pub last_commit: u64,
     /// Bytes that were zeroed because they are a torn tail.
     pub torn: u64,
 }
@@ -60,6 +62,7 @@ pub(crate) fn scan(
     let mut scanned = Scanned {
         index: SegmentIndex::default(),
         end: FILE_HEADER_BYTES,
+        last_commit: FILE_HEADER_BYTES,
         complete: false,
         torn: 0,
     };
@@ -69,6 +72,7 @@ pub(crate) fn scan(
         note(&mut scanned.index, &header, payload, scanned.end)
             .ok_or_else(|| JournalError::corrupt(path, scanned.end, "a frame has no meaning"))?;
         scanned.end += header.frame_bytes() as u64;
+        scanned.last_commit = u64::from(header.flush);
         scanned.complete = header.kind == Kind::End;
     }
     if scanned.complete {

@@ -231,7 +231,7 @@ impl Sealed {
             return Err(JournalError::corrupt(sealed.path, 0, "this is no sealed file"));
         }
         let at = len.saturating_sub(TRAILER_BYTES as u64);
-        sealed.trailer = sealed.frame(at, Kind::Trailer, |p| Trailer::decode(p))?;
+        sealed.trailer = sealed.frame(at, Kind::Trailer, Trailer::decode)?;
         sealed.shards = sealed.frame(sealed.trailer.shards, Kind::Shards, decode_shards)?;
         Ok(sealed)
     }
@@ -291,27 +291,29 @@ impl Sealed {
 
     /// The first page whose last hash is not below `hash`.
     fn first_page_reaching(&self, hash: u64) -> Result<Option<u64>, JournalError> {
+        // The page is at or after `low`, and at or before `high`.
         let (mut low, mut high) = (0, self.trailer.pages);
         let mut guess = ((u128::from(hash) * u128::from(high)) >> 64) as u64;
+        let mut tries = 0;
         while low < high {
             let rows = self.page(guess)?;
-            let (first, last) = match (rows.first(), rows.last()) {
-                (Some((first, _)), Some((last, _))) => (*first, *last),
-                _ => return Err(self.bad_page(guess)),
+            let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else {
+                return Err(self.bad_page(guess));
             };
-            if last < hash {
+            if *last < hash {
                 low = guess + 1;
-            } else if first < hash || guess == 0 {
+            } else if *first < hash || guess == low {
                 return Ok(Some(guess));
             } else {
                 high = guess;
             }
-            // The guess is off by a page or two: look next door before halving.
-            guess =
-                if last < hash { low } else { high.saturating_sub(1) }.clamp(low, high.max(1) - 1);
-            if high - low > 16 {
-                guess = low + (high - low) / 2;
-            }
+            // The first guess is off by a page or two: look next door before halving.
+            tries += 1;
+            guess = match tries {
+                4.. => low + (high - low) / 2,
+                _ if *last < hash => low,
+                _ => high - 1,
+            };
         }
         Ok((low < self.trailer.pages).then_some(low))
     }

@@ -157,6 +157,14 @@ impl Shared {
         }
     }
 
+    /// An error where the log was shut down. One that failed can still be read.
+    pub(crate) fn check_not_closed(&self) -> Result<(), JournalError> {
+        match self.check_open() {
+            Err(JournalError::Closed) => Err(JournalError::Closed),
+            _ => Ok(()),
+        }
+    }
+
     /// An error where a write or fsync failed.
     pub(crate) fn check_not_failed(&self) -> Result<(), JournalError> {
         match self.check_open() {

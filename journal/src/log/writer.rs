@@ -95,6 +95,7 @@ pub(crate) struct Writer {
     /// Each shard's last position, and how many records share its log index.
     last: Vec<(Position, u32)>,
     touched: Vec<bool>,
+    closed: bool,
 }
 
 impl Writer {
@@ -117,13 +118,14 @@ impl Writer {
             end,
             buffer: Vec::new(),
             staged: Vec::new(),
+            closed: false,
         }
     }
 
     /// Works until the log is closed, fails, or is dropped.
     pub(crate) async fn run(mut self) {
         let mut taken = Vec::new();
-        while self.queue.recv_many(&mut taken, MAX_WRITES).await > 0 {
+        while !self.closed && self.queue.recv_many(&mut taken, MAX_WRITES).await > 0 {
             self.tasks.extend(taken.drain(..));
             Self::wait_for_sealing(&self.shared).await;
             // Each group commit gives every shard a new log index.
@@ -347,6 +349,7 @@ impl Writer {
 
     /// Says on disk that everything before is durable, so that damage is told from a torn tail.
     fn close(&mut self) {
+        self.closed = true;
         self.commit();
         if self.shared.check_not_failed().is_err() {
             return;
@@ -355,7 +358,6 @@ impl Writer {
         if let Err(error) = self.write_control() {
             tracing::warn!(%error, "the log was closed without its mark");
         }
-        self.queue.close();
     }
 
     fn control_frame(&mut self, kind: Kind) {
