@@ -195,3 +195,96 @@ impl Offload for Inline {
         workers.push(worker);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use super::*;
+
+    fn clock(sim: &SimEnv) -> u64 {
+        sim.env().clock.now().0 - SIM_START.0
+    }
+
+    #[test]
+    fn the_clock_follows_tokios_and_its_skew() {
+        run_sim(1, async |sim| {
+            assert_eq!(clock(&sim), 0);
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            assert_eq!(clock(&sim), 1_500);
+            sim.set_skew_ms(250);
+            assert_eq!(clock(&sim), 1_750);
+            sim.set_skew_ms(-1_000);
+            assert_eq!(clock(&sim), 500);
+        });
+        assert_eq!(clock(&SimEnv::new(1)), 0, "no runtime, no time");
+    }
+
+    #[test]
+    fn entropy_follows_from_the_seed() {
+        let draw = |seed| {
+            let env = SimEnv::new(seed).env();
+            [env.entropy.next_u64(), env.entropy.next_u64()]
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        assert_ne!(draw(1)[0], draw(1)[1]);
+    }
+
+    #[test]
+    fn jobs_run_at_once() {
+        run_sim(1, async |sim| {
+            let job = sim.env().offload(|| 7);
+            assert_eq!(job.await, Some(7));
+        });
+    }
+
+    /// A worker that appends to a file for ever.
+    fn start_worker(sim: &SimEnv) -> std::io::Result<()> {
+        let env = sim.env();
+        let file = env.disk.create(Path::new("/log"))?;
+        env.disk.sync_dir(Path::new("/"))?;
+        let work = async move {
+            for at in 0.. {
+                if file.write_at(at, b"x").and_then(|()| file.sync_data()).is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        env.offload.worker("appender", Box::pin(work));
+        Ok(())
+    }
+
+    #[test]
+    fn workers_end_with_their_process() -> std::io::Result<()> {
+        run_sim(1, async |sim| {
+            start_worker(&sim)?;
+            tokio::time::sleep(Duration::from_millis(95)).await;
+            let written = sim.disk().peek(Path::new("/log"));
+            assert_eq!(written.as_ref().map(Vec::len), Some(10));
+            let old = sim.env();
+            sim.crash();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(sim.disk().peek(Path::new("/log")), written);
+            assert!(old.disk.open(Path::new("/log")).is_err());
+            assert!(sim.env().disk.open(Path::new("/log")).is_ok());
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn runs_of_a_seed_are_equal() {
+        let run = |seed| {
+            run_sim(seed, async |sim| {
+                start_worker(&sim).map_err(|error| error.kind())?;
+                let env = sim.env();
+                tokio::time::sleep(Duration::from_millis(env.entropy.next_u64() % 1_000)).await;
+                sim.crash();
+                Ok::<_, std::io::ErrorKind>((sim.disk().trace_hash(), clock(&sim)))
+            })
+        };
+        assert_eq!(run(3), run(3));
+        assert_ne!(run(3), run(4));
+    }
+}
