@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`rng`] | random numbers that follow from a seed |
 //! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
-//! | [`env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
+//! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
 
 pub mod disk;
 pub mod env;

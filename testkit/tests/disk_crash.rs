@@ -150,6 +150,7 @@ fn a_rename_is_there_or_not() {
     durable(&disk, "a", b"old");
     durable(&disk, "new", b"new");
     disk.rename(&path("new"), &path("a")).unwrap();
+    assert_eq!(disk.used_bytes(), 3, "the replaced file is gone");
     disk.sync_dir(Path::new("/")).unwrap();
     disk.crash_keeping(Keep::None);
     assert_eq!(disk.files(), [(path("a"), 3)]);
@@ -226,6 +227,7 @@ fn a_folder_is_a_name_in_the_folder_above() {
     let lost = disk.fork(1);
     lost.crash_keeping(Keep::None);
     assert!(lost.list(Path::new("/data")).is_err());
+    assert!(lost.files().is_empty(), "what was in it is out of reach");
 
     disk.sync_dir(Path::new("/data")).unwrap();
     disk.sync_dir(Path::new("/")).unwrap();

@@ -94,6 +94,17 @@ fn rules_choose_when_and_where() {
 }
 
 #[test]
+fn the_first_rule_decides_and_the_others_count_on() {
+    let (disk, file) = with_file(1, b"old");
+    disk.inject(Rule::on(Op::Sync, Fault::Lie).nth(1));
+    disk.inject(Rule::on(Op::Sync, Fault::Eio).from(1));
+    file.sync_data().unwrap();
+    file.sync_data().unwrap_err();
+    let counts = disk.counts();
+    assert_eq!((counts.faults(Fault::Lie), counts.faults(Fault::Eio)), (1, 1));
+}
+
+#[test]
 #[should_panic(expected = "cannot strike")]
 fn a_rule_that_could_never_strike_is_refused() {
     let _ = Rule::on(Op::Read, Fault::DropPages);

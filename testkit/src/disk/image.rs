@@ -307,4 +307,17 @@ mod tests {
             assert_eq!(image.volatile(), durable);
         }
     }
+
+    #[test]
+    fn what_was_cut_and_extended_again_is_old_or_zeros() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let mut image = image(512);
+            image.set_len(0);
+            image.set_len(512);
+            image.crash(Keep::Sectors, 512, &mut Rng::new(seed));
+            seen.insert(image.volatile().first().copied());
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [None, Some(0), Some(1)]);
+    }
 }
