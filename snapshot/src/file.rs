@@ -99,7 +99,7 @@ impl Place {
             };
             let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
             match contained(|| self.open_tables(&paged, verify)) {
-                Ok((db, had_snapshots)) => return Ok(OpenFile { db, paged, had_snapshots }),
+                Ok(tables) => return self.opened(tables, paged),
                 Err(Fault::Newer(version)) => {
                     return Err(SnapshotError::Incompatible {
                         path: self.path.clone(),
@@ -116,6 +116,18 @@ impl Place {
                     return self.create();
                 }
             }
+        }
+    }
+
+    /// redb writes when it opens a file. A full disk is no reason not to load.
+    fn opened(
+        &self,
+        (db, had_snapshots): (Database, bool),
+        paged: Arc<PagedFile>,
+    ) -> Result<OpenFile, SnapshotError> {
+        match self.settled(&paged) {
+            Err(error) if !matches!(error, SnapshotError::DiskFull { .. }) => Err(error),
+            _ => Ok(OpenFile { db, paged, had_snapshots }),
         }
     }
 
@@ -151,7 +163,7 @@ impl Place {
         let file = self.disk.open(&self.path).map_err(|e| self.io("opening", &e))?;
         let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
         match contained(|| self.open_tables(&paged, false)) {
-            Ok((db, had_snapshots)) => Ok(OpenFile { db, paged, had_snapshots }),
+            Ok(tables) => self.opened(tables, paged),
             Err(fault) => Err(self.damaged(format!("the new store does not open: {fault:?}"))),
         }
     }
