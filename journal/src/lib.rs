@@ -22,6 +22,9 @@ pub mod error;
 pub mod id;
 pub mod log;
 pub mod memory;
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub mod planted;
 pub mod port;
 pub mod record;
 

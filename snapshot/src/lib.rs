@@ -52,6 +52,9 @@ pub mod error;
 mod file;
 pub mod memory;
 mod paged_file;
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub mod planted;
 pub mod port;
 pub mod store;
 mod tables;

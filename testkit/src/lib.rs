@@ -7,7 +7,9 @@
 //! | [`rng`] | random numbers that follow from a seed |
 //! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
+//! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
 
+pub mod consistency;
 pub mod disk;
 pub mod env;
 pub mod rng;

@@ -292,6 +292,10 @@ impl Writer {
     /// There is no room for this write. It and all that follow it are refused, for they were
     /// accepted counting on it; later ones are taken again.
     fn refuse(&mut self, pending: Pending, error: JournalError) {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::RefuseOneAlone) {
+            return self.tell(pending, Err(error));
+        }
         let shared = self.shared.clone();
         let queued = shared.alone(|shards| {
             shards.iter_mut().for_each(|shard| shard.forget());

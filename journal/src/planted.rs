@@ -1,0 +1,27 @@
+//! Bugs to plant in the log, for tests that must find them. Each holds for the thread that sets it.
+
+use std::cell::Cell;
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// Whatever does not verify is cut off as a torn tail, whatever stands after it.
+    CutAtDamage,
+    /// Checksums cover neither the file nor the place in it.
+    UnboundFrames,
+    /// A full disk refuses one write, and not those that were accepted counting on it.
+    RefuseOneAlone,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
+}
+
+/// Plants a bug on this thread; `None` takes it away.
+pub fn plant(bug: Option<Planted>) {
+    PLANTED.set(bug);
+}
+
+pub(crate) fn is(bug: Planted) -> bool {
+    PLANTED.get() == Some(bug)
+}
