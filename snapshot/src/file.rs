@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use duractor_journal::disk::{Disk, DiskFile, DiskLock};
+use duractor_journal::disk::{Disk, DiskFile, DiskLock, create_dir_durably};
 use redb::Database;
 
 use crate::{
@@ -77,7 +77,8 @@ impl Place {
 
     /// Makes the folder and takes the lock.
     pub(crate) fn lock(&self) -> Result<Box<dyn DiskLock>, SnapshotError> {
-        self.disk.create_dir_all(self.dir()).map_err(|e| self.io("making the folder of", &e))?;
+        create_dir_durably(&*self.disk, self.dir())
+            .map_err(|e| self.io("making the folder of", &e))?;
         let path = self.sibling(".lock");
         self.disk.lock(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => SnapshotError::Locked { path },
@@ -164,6 +165,10 @@ impl Place {
         let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
         match contained(|| self.open_tables(&paged, false)) {
             Ok(tables) => self.opened(tables, paged),
+            // Nothing is wrong with the file where it could not be read.
+            Err(fault) if paged.read_errors() > 0 => {
+                Err(self.io("reading", &io::Error::other(format!("{fault:?}"))))
+            }
             Err(fault) => Err(self.damaged(format!("the new store does not open: {fault:?}"))),
         }
     }
@@ -177,6 +182,9 @@ impl Place {
             tables::create(&db)
         });
         self.settled(&paged)?;
+        if made.is_err() && paged.read_errors() > 0 {
+            return Err(self.io("reading", &io::Error::other("a new store cannot be read back")));
+        }
         made.map_err(|fault| self.damaged(format!("the new store cannot be made: {fault:?}")))
     }
 

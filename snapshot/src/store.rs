@@ -85,12 +85,20 @@ impl RedbSnapshots {
         if !self.shared.any.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let found = match &*self.shared.file() {
-            File::Open(file) => contained(|| tables::load(&file.db, entity, criteria)),
+        let (found, unread) = match &*self.shared.file() {
+            File::Open(file) => {
+                let found = contained(|| tables::load(&file.db, entity, criteria));
+                (found, file.paged.read_errors() > 0)
+            }
             File::Broken(error) => return Err(error.clone()),
         };
         match found {
-            Ok(found) => {
+            Ok(mut found) => {
+                // A page that could not be read hides keys, also later on, from redb's cache.
+                if unread && found.snapshot.is_none() {
+                    found.damaged += 1;
+                    tables::report(entity, "a page could not be read");
+                }
                 self.shared.damaged.fetch_add(found.damaged, Ordering::Relaxed);
                 Ok(found.snapshot)
             }

@@ -43,6 +43,50 @@ pub trait Disk: Send + Sync + 'static {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
 
+/// Makes a folder and those above it, durably: after a crash it is still there.
+///
+/// A folder that is there already may have been made by a process that died before it synced the
+/// folder above, so that one is synced all the same.
+///
+/// # Errors
+/// What the disk says.
+pub fn create_dir_durably(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    let mut at = dir;
+    loop {
+        match disk.list(at) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(at),
+            Err(error) => return Err(error),
+        }
+        match above(at) {
+            Some(parent) => at = parent,
+            None => break,
+        }
+    }
+    match above(at).map(|parent| disk.sync_dir(parent)) {
+        // Whoever may not read the folder above has not made this one in it.
+        Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+        _ => {}
+    }
+    // One after the other: each is durable before there is anything in it.
+    for dir in missing.into_iter().rev() {
+        disk.create_dir_all(dir)?;
+        above(dir).map_or(Ok(()), |parent| disk.sync_dir(parent))?;
+    }
+    Ok(())
+}
+
+/// The folder that a folder is in.
+fn above(dir: &Path) -> Option<&Path> {
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() && dir != Path::new(".") => {
+            Some(Path::new("."))
+        }
+        parent => parent.filter(|parent| !parent.as_os_str().is_empty()),
+    }
+}
+
 /// A lock that is held for as long as this value lives.
 pub trait DiskLock: Send + Sync + 'static {}
 

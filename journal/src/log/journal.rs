@@ -199,10 +199,12 @@ impl LogJournal {
         let set = self.shared.files.now();
         let mut head = heads.head(entity, completed, || set.find(entity).map(|(head, _)| head))?;
         let to = to.min(head.last_seq);
-        if to <= head.deleted_to {
+        // Only a deletion that is committed makes this one needless.
+        if to <= head.deleted_to && to <= set.find(entity)?.0.deleted_to {
             drop(done.send(Ok(())));
             return Ok(());
         }
+        let to = to.max(head.deleted_to);
         count_dead(&set, entity, head.deleted_to, to)?;
         head.deleted_to = to;
         let ticket = heads.submitted(entity, head);

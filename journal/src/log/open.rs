@@ -17,7 +17,7 @@ use super::{
     shared::SharedLock,
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, create_dir_durably},
     env::Env,
     error::JournalError,
     id::{MAX_SHARDS, Position, ShardId, Term},
@@ -42,7 +42,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(config: &LogConfig, env: &Env) -> Result<Opened, JournalError> {
     check(config)?;
     let (disk, dir) = (&*env.disk, config.dir.as_path());
-    create_dir(disk, dir).map_err(|e| JournalError::io("creating", dir, &e))?;
+    create_dir_durably(disk, dir).map_err(|e| JournalError::io("creating", dir, &e))?;
     let lock = lock(disk, dir)?;
     let new = Meta { log_id: env.entropy.next_u64(), shards: config.shards };
     let meta = Meta::open_or_create(disk, dir, new)?;
@@ -87,24 +87,6 @@ fn check(config: &LogConfig) -> Result<(), JournalError> {
         return refuse("max_batch_bytes must be at most 128 MiB");
     }
     Ok(())
-}
-
-/// Makes the folder and those above it, durably.
-fn create_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    let missing = |dir: &Path| match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
-        Ok(_) => Ok(false),
-    };
-    let mut changed = Vec::new();
-    let mut at = dir;
-    while missing(at)? {
-        let Some(parent) = at.parent() else { break };
-        at = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        changed.push(at);
-    }
-    disk.create_dir_all(dir)?;
-    changed.into_iter().rev().try_for_each(|parent| disk.sync_dir(parent))
 }
 
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<SharedLock, JournalError> {

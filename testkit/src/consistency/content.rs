@@ -49,6 +49,17 @@ pub(super) fn batch(
     AppendBatch { entity: entity.clone(), epoch, expected_seq, timestamp, request, events }
 }
 
+/// The same batch again under another number: its frame is as long as the first one's.
+pub(super) fn again(batch: &AppendBatch, number: usize, epoch: Term) -> AppendBatch {
+    let mut again = AppendBatch { epoch, request: None, ..batch.clone() };
+    for event in &mut again.events {
+        let mut payload = event.payload.to_vec();
+        payload[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        event.payload = payload.into();
+    }
+    again
+}
+
 fn event(rng: &mut Rng, number: usize, at: usize, size: usize) -> NewEvent {
     let mut payload = vec![0; STAMP + size];
     payload[..8].copy_from_slice(&(number as u64).to_le_bytes());

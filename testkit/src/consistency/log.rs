@@ -7,7 +7,7 @@ use std::{
 };
 
 use duractor_journal::{
-    Appended, EntityId, Env, EventRecord, Journal, JournalError, LogConfig, LogJournal, Position,
+    AppendBatch, Appended, EntityId, Env, EventRecord, Journal, JournalError, LogConfig, LogJournal, Position,
     ReplayRange, Seq, ShardId, Term,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Planted, Report,
-    content::batch,
+    content::{again, batch},
     model::Model,
     plan::{End, Plan, disk_of, finish},
     planted::wrap,
@@ -81,8 +81,12 @@ struct Lives<'a> {
     model: Model,
     trace: Trace,
     uses: Vec<Use>,
+    /// Of each shard, whether the newest claim was answered: its epoch is known then.
+    claimed: Vec<bool>,
     /// Batches that must be refused: they were sent so.
     wrong: Vec<usize>,
+    /// How many batches were sent before this life.
+    sent_before: usize,
     count: u64,
     crashes: u64,
     kills: u64,
@@ -103,8 +107,10 @@ impl<'a> Lives<'a> {
         trace.line(|| format!("{config:?}, {} entities", ids.len()));
         Self {
             uses: vec![Use::default(); ids.len()],
+            claimed: vec![false; usize::from(config.shards)],
             model: Model::new(config.shards, ids),
             wrong: Vec::new(),
+            sent_before: 0,
             count: 0,
             crashes: 0,
             kills: 0,
@@ -192,7 +198,12 @@ struct Life<'l, 'a> {
 
 impl Life<'_, '_> {
     async fn live(mut self) -> Checked<End> {
+        let before = self.lives.sent_before;
+        self.lives.sent_before = self.lives.model.sent.len();
         self.read_all().await?;
+        if self.lives.rng.chance(0.6) {
+            self.retry(before);
+        }
         self.claim_shards().await?;
         if self.lives.rng.chance(0.4) {
             let shard = ShardId(self.lives.rng.below(self.journal.shards().into()) as u16);
@@ -270,10 +281,25 @@ impl Life<'_, '_> {
         }
     }
 
+    /// Whoever got no answer tries again: with the same frame at the same place.
+    fn retry(&mut self, before: usize) {
+        let Some(lost) = self.lives.model.absent_from(before) else { return };
+        let sent = &self.lives.model.sent[lost];
+        let (index, shard) = (sent.entity, self.lives.model.entities[sent.entity].shard);
+        let used = self.lives.uses[index];
+        let known = self.lives.claimed[usize::from(shard.0)];
+        if known && used.accepted == Some(sent.batch.expected_seq) {
+            let batch = again(&sent.batch, self.lives.model.sent.len(), self.epoch(index));
+            let events = batch.events.len() as u64;
+            self.lives.uses[index].accepted = Some(batch.expected_seq.plus(events));
+            self.submit(index, batch);
+        }
+    }
+
     async fn claim_shards(&mut self) -> Checked {
         for shard in 0..self.journal.shards() {
             // Sometimes the epoch of the last life goes on.
-            let had = self.lives.model.epochs[usize::from(shard)] > Term(0);
+            let had = self.lives.claimed[usize::from(shard)];
             if !had || self.rng().chance(0.8) {
                 self.claim(ShardId(shard)).await?;
             }
@@ -282,7 +308,10 @@ impl Life<'_, '_> {
     }
 
     async fn claim(&mut self, shard: ShardId) -> Checked {
+        let at = usize::from(shard.0);
+        self.lives.claimed[at] = false;
         let claimed = timeout(PATIENCE, self.journal.claim(shard)).await;
+        self.lives.claimed[at] = matches!(claimed, Ok(Ok(_)));
         let known = &mut self.lives.model.epochs[usize::from(shard.0)];
         match claimed {
             Err(_) => violated(format!("the claim of {shard} was never answered")),
@@ -358,19 +387,25 @@ impl Life<'_, '_> {
 
     fn send(&mut self, index: usize, expected: Seq, epoch: Term) -> usize {
         let lives = &mut *self.lives;
+        let (number, segment) = (lives.model.sent.len(), lives.config.segment_bytes);
+        let place = (&lives.model.entities[index].id, epoch, expected);
+        let batch = batch(&mut lives.rng, number, place, segment);
+        self.submit(index, batch);
+        number
+    }
+
+    fn submit(&mut self, index: usize, batch: AppendBatch) {
+        let lives = &mut *self.lives;
         let number = lives.model.sent.len();
-        let id = &lives.model.entities[index].id;
-        let batch = batch(&mut lives.rng, number, (id, epoch, expected), lives.config.segment_bytes);
         lives.trace.line(|| {
-            let events = batch.events.len();
-            format!("  submit #{number}: {events} after {} {expected}, {epoch}", batch.entity)
+            let (events, seq, epoch) = (batch.events.len(), batch.expected_seq, batch.epoch);
+            format!("  submit #{number}: {events} after {} {seq}, {epoch}", batch.entity)
         });
         lives.model.send(index, batch.clone());
         lives.uses[index].waiting += 1;
         let answers = self.answers.clone();
         let done = move |result| push(&answers, Answer::Append(number, result));
         self.journal.submit(batch, Box::new(done));
-        number
     }
 
     /// A batch with a wrong expected sequence number or an old epoch.
@@ -490,28 +525,30 @@ impl Life<'_, '_> {
 
     /// Takes what a live tail has, each record once and in order.
     fn follow(&mut self) -> Checked {
-        let Some((stream, last)) = &mut self.tail else { return Ok(()) };
+        let Some((mut stream, mut last)) = self.tail.take() else { return Ok(()) };
         let mut found: Vec<EventRecord> = Vec::new();
-        let mut failed = None;
-        while let Some(Some(piece)) = stream.next().now_or_never() {
-            match piece {
-                Ok(records) => found.extend(records),
-                Err(error) => failed = Some(error),
+        let ended = loop {
+            match stream.next().now_or_never() {
+                Some(Some(Ok(records))) => found.extend(records),
+                Some(Some(Err(error))) => break Some(Some(error)),
+                Some(None) => break Some(None),
+                None => break None,
             }
-        }
+        };
         for record in &found {
-            if record.position <= *last {
+            if record.position <= last {
                 return violated(format!("a live tail gave {} after {last}", record.position));
             }
-            *last = record.position;
+            last = record.position;
             self.lives.model.record(record)?;
         }
-        match failed {
-            Some(error) => {
-                self.tail = None;
-                self.reads().failed(&error)
+        match ended {
+            Some(Some(error)) => self.reads().failed(&error),
+            Some(None) => Ok(()),
+            None => {
+                self.tail = Some((stream, last));
+                Ok(())
             }
-            None => Ok(()),
         }
     }
 

@@ -173,6 +173,13 @@ impl Model {
         flying.for_each(|sent| sent.state = State::Unknown);
     }
 
+    /// The first batch of those with a number from `from` on that is not there and may be sent
+    /// again.
+    pub(super) fn absent_from(&self, from: usize) -> Option<usize> {
+        let absent = |sent: &Sent| sent.state == State::Absent && sent.batch.request.is_none();
+        self.sent[from..].iter().position(absent).map(|at| from + at)
+    }
+
     /// The batches that were never answered.
     pub(super) fn flying(&self) -> Option<usize> {
         self.sent.iter().position(|sent| sent.state == State::Flying)

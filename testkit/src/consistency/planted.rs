@@ -127,8 +127,9 @@ struct Wrapped {
 }
 
 impl Wrapped {
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(WrappedFile { file, bug: self.bug, late: AtomicBool::new(false) })
+    fn file(&self, file: Arc<dyn DiskFile>, made: bool) -> Arc<dyn DiskFile> {
+        let (late, making) = (AtomicBool::new(false), AtomicBool::new(made));
+        Arc::new(WrappedFile { file, bug: self.bug, late, making })
     }
 }
 
@@ -146,11 +147,11 @@ impl Disk for Wrapped {
         if self.bug == Planted::LeftoverTail {
             return self.disk.create(path);
         }
-        self.disk.create(path).map(|file| self.file(file))
+        self.disk.create(path).map(|file| self.file(file, true))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path).map(|file| self.file(file))
+        self.disk.open(path).map(|file| self.file(file, false))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -175,6 +176,8 @@ struct WrappedFile {
     bug: Planted,
     /// A sync that was reported and not made yet.
     late: AtomicBool,
+    /// The file was just made: its first sync belongs to that.
+    making: AtomicBool,
 }
 
 impl WrappedFile {
@@ -202,7 +205,7 @@ impl DiskFile for WrappedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if self.bug == Planted::AckBeforeFsync {
+        if self.bug == Planted::AckBeforeFsync && !self.making.swap(false, Ordering::Relaxed) {
             self.late.store(true, Ordering::Relaxed);
             return Ok(());
         }

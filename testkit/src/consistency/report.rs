@@ -129,7 +129,9 @@ fn watch_panics() {
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if !WATCHED.get() {
+            // A panic while unwinding ends the process: this is the last chance to tell.
+            let fatal = panic.payload_as_str().is_some_and(|text| text.contains("destructor"));
+            if !WATCHED.get() || fatal {
                 return before(panic);
             }
             if !panic.location().is_some_and(|at| at.file().contains("redb-")) {

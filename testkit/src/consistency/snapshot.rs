@@ -126,7 +126,7 @@ struct Lives<'a> {
     report: &'a mut Report,
     /// The last life ended by a loss of power: all that is there is durable.
     lost_power: bool,
-    /// The disk failed in the last life.
+    /// The disk failed in some life: after a failed sync nobody knows what is durable.
     troubled: bool,
     /// How many files were set aside.
     aside: usize,
@@ -177,7 +177,7 @@ impl Lives<'_> {
         let down = self.sim.disk().is_down();
         finish(self.sim, end);
         self.lost_power = down || !matches!(end, End::Kill | End::Shutdown);
-        self.troubled = plan.failing() || plan.room.is_some();
+        self.troubled |= plan.failing();
         let kind = if self.lost_power { "power_loss" } else { "kill" };
         self.report.fault(kind, u64::from(self.lost_power || end == End::Kill));
         self.trace.mix(self.sim.disk().trace_hash());
@@ -196,6 +196,8 @@ impl Lives<'_> {
             SnapshotError::Io { .. }
             | SnapshotError::Failed { .. }
             | SnapshotError::FailedUnderWay { .. } => self.trouble(plan),
+            // Pages that cannot be read look damaged.
+            SnapshotError::Damaged { .. } => plan.failing() || self.sim.disk().is_down(),
             _ => false,
         };
         if expected { Ok(()) } else { violated(format!("a call failed: {error}")) }
@@ -213,7 +215,7 @@ impl Lives<'_> {
             }
             let mut flying: Vec<Flying> = Vec::new();
             for _ in 0..1 + self.rng.below(4) {
-                let call = self.call(store);
+                let call = self.call(store, plan.failing());
                 flying.push(call);
             }
             if plan.end == End::Crash && self.rng.chance(0.05) {
@@ -249,7 +251,7 @@ impl Lives<'_> {
     }
 
     /// One save or delete.
-    fn call(&mut self, store: &Arc<RedbSnapshots>) -> Flying {
+    fn call(&mut self, store: &Arc<RedbSnapshots>, failing: bool) -> Flying {
         self.model.calls += 1;
         let call = self.model.calls;
         let entity = self.entity();
@@ -275,7 +277,7 @@ impl Lives<'_> {
             self.model.change(place, call, Some(saved.timestamp.0));
         }
         for saved in &snapshots {
-            self.retain(&saved.entity, call, keep);
+            self.retain(&saved.entity, call, keep, failing);
         }
         let keep = if keep == usize::MAX { Retention::All } else { Retention::newest(keep) };
         let saved = store.save(snapshots, keep);
@@ -283,13 +285,17 @@ impl Lives<'_> {
     }
 
     /// What a save deletes: all but the newest `keep`, where it is certain which ones these are;
-    /// otherwise whatever may be among them.
-    fn retain(&mut self, entity: &EntityId, call: u64, keep: usize) {
+    /// otherwise whatever may be among them. Where reads fail, that is any.
+    fn retain(&mut self, entity: &EntityId, call: u64, keep: usize, failing: bool) {
         let (mut surely, mut maybe) = (0, 0);
         for place in self.model.of(entity) {
             let of_call = |c: &Change| c.call == call && c.value.is_some();
             let saved_now =
                 self.model.places.get(&place).and_then(|c| c.last()).is_some_and(of_call);
+            if failing {
+                self.model.change(place, 0, None);
+                continue;
+            }
             if surely >= keep {
                 self.model.change(place, call, None);
                 continue;
@@ -323,6 +329,7 @@ impl Lives<'_> {
             };
             self.report.checked += 1;
             let name = format!("{} at {}", place.0, place.1);
+            self.trace.line(|| format!("  {name} is {value:?}, and may be {may_be:?}"));
             if reported && !self.trouble(plan) {
                 return violated(format!("damage of {name} was reported, and there is none"));
             }
