@@ -108,11 +108,15 @@ impl Place {
                     });
                 }
                 Err(Fault::Damaged(reason)) => {
-                    self.settled(&paged)?;
-                    if again && paged.read_errors() > 0 {
-                        again = false;
-                        continue;
+                    // What cannot be read may be sound: it is neither repaired nor set aside.
+                    if paged.read_errors() > 0 {
+                        if again {
+                            again = false;
+                            continue;
+                        }
+                        return Err(self.io("reading", &io::Error::other(reason)));
                     }
+                    self.settled(&paged)?;
                     self.set_aside(reason)?;
                     return self.create();
                 }
@@ -126,6 +130,7 @@ impl Place {
         (db, had_snapshots): (Database, bool),
         paged: Arc<PagedFile>,
     ) -> Result<OpenFile, SnapshotError> {
+        paged.strict(false);
         match self.settled(&paged) {
             Err(error) if !matches!(error, SnapshotError::DiskFull { .. }) => Err(error),
             _ => Ok(OpenFile { db, paged, had_snapshots }),

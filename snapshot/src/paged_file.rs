@@ -11,14 +11,17 @@
 //! - **Any other failed write, or a failed sync**: nothing is written ever again. What the
 //!   operating system still has of it is unknown, so trying again could call lost data durable.
 //! - **A failed read, or one past the end**: zeros. No page of redb's starts with zeros, so it
-//!   finds that page damaged, and only that one.
+//!   finds that page damaged, and only that one. Only for loads, though: what redb writes follows
+//!   from what it reads, and what it repairs too. So while it opens the file or writes
+//!   ([`PagedFile::strict`]) it does hear of a failed read, and after any the file is opened again
+//!   before anything is written ([`PagedFile::abandon`]), for redb caches pages.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt, io,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -58,12 +61,28 @@ pub(crate) struct PagedFile {
     file: Arc<dyn DiskFile>,
     pending: RwLock<Pending>,
     read_errors: AtomicU64,
+    strict: AtomicBool,
 }
 
 impl PagedFile {
+    /// A file that redb is about to open: strict until [`PagedFile::strict`] says otherwise.
     pub(crate) fn new(file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let pending = Pending { len: file.len()?, ..Pending::default() };
-        Ok(Self { file, pending: RwLock::new(pending), read_errors: AtomicU64::new(0) })
+        let (read_errors, strict) = (AtomicU64::new(0), AtomicBool::new(true));
+        Ok(Self { file, pending: RwLock::new(pending), read_errors, strict })
+    }
+
+    /// Whether redb hears of failed reads from now on.
+    pub(crate) fn strict(&self, on: bool) {
+        self.strict.store(on, Ordering::Release);
+    }
+
+    /// Where a read has failed: writes nothing any more, whatever redb makes of what it read.
+    pub(crate) fn abandon(&self) {
+        if self.read_errors() > 0 {
+            self.strict(true);
+            self.pending_mut().unsettled = Some(Unsettled::Failed("a read failed".into()));
+        }
     }
 
     /// How many reads the disk failed.
@@ -115,15 +134,19 @@ impl PagedFile {
         self.file.sync_data().map_err(|error| Unsettled::Failed(format!("syncing: {error}")))
     }
 
-    fn read_file(&self, offset: u64, out: &mut [u8]) {
+    fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match self.file.read_at(offset, out) {
             Ok(read) => out[read..].fill(0),
             Err(error) => {
                 self.read_errors.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(%error, offset, bytes = out.len(), "a snapshot page is unreadable");
+                if self.strict.load(Ordering::Acquire) {
+                    return Err(error);
+                }
                 out.fill(0);
             }
         }
+        Ok(())
     }
 
     fn pending(&self) -> RwLockReadGuard<'_, Pending> {
@@ -197,7 +220,7 @@ impl redb::StorageBackend for PagedFile {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         // The lock is held across the read of the file, so that no epoch leaves memory between.
         let pending = self.pending();
-        self.read_file(offset, out);
+        self.read_file(offset, out)?;
         pending.sealed.iter().for_each(|epoch| epoch.overlay(offset, out));
         pending.open.overlay(offset, out);
         Ok(())

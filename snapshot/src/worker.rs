@@ -260,8 +260,13 @@ impl Worker {
         if let Some(cause) = &self.failed {
             return Err(SnapshotError::Failed { cause: cause.clone() });
         }
-        if matches!(&*self.shared.file(), File::Broken(_)) {
-            self.reopen("it could not be opened before", false);
+        let reason = match &*self.shared.file() {
+            File::Broken(_) => Some("it could not be opened before"),
+            File::Open(file) if file.paged.read_errors() > 0 => Some("a page could not be read"),
+            File::Open(_) => None,
+        };
+        if let Some(reason) = reason {
+            self.reopen(reason, false);
         }
         let fault = match self.try_commit(changes)? {
             Ok(done) => return Ok(done),
@@ -294,7 +299,9 @@ impl Worker {
         left_over.map_err(|unsettled| self.unsettled(unsettled, false))?;
         // Before the commit, so that no load that begins after it can miss it.
         shared.any.store(true, Ordering::Release);
+        file.paged.strict(true);
         let applied = contained(|| tables::apply(&file.db, changes));
+        file.paged.strict(false);
         let settled = file.paged.settle();
         settled.map_err(|unsettled| self.unsettled(unsettled, true))?;
         Ok(applied.map(|(done, damaged)| {
@@ -339,6 +346,9 @@ impl Worker {
 
     fn close_file(&self, instead: SnapshotError) {
         let file = self.shared.replace(File::Broken(instead));
+        if let File::Open(file) = &file {
+            file.paged.abandon();
+        }
         // redb writes on close, and may panic where the file is damaged.
         let closed = contained(|| {
             drop(file);

@@ -201,8 +201,10 @@ impl Life<'_, '_> {
         let before = self.lives.sent_before;
         self.lives.sent_before = self.lives.model.sent.len();
         self.read_all().await?;
-        if self.lives.rng.chance(0.6) {
-            self.retry(before);
+        if self.lives.rng.chance(0.6) && self.retry(before) && self.lives.rng.chance(0.5) {
+            // Dies before anything else is written.
+            self.settle().await?;
+            return Ok(if self.lives.rng.chance(0.5) { End::Kill } else { End::Crash });
         }
         self.claim_shards().await?;
         if self.lives.rng.chance(0.4) {
@@ -282,18 +284,20 @@ impl Life<'_, '_> {
     }
 
     /// Whoever got no answer tries again: with the same frame at the same place.
-    fn retry(&mut self, before: usize) {
-        let Some(lost) = self.lives.model.absent_from(before) else { return };
+    fn retry(&mut self, before: usize) -> bool {
+        let Some(lost) = self.lives.model.absent_from(before) else { return false };
         let sent = &self.lives.model.sent[lost];
         let (index, shard) = (sent.entity, self.lives.model.entities[sent.entity].shard);
         let used = self.lives.uses[index];
         let known = self.lives.claimed[usize::from(shard.0)];
-        if known && used.accepted == Some(sent.batch.expected_seq) {
+        let fits = known && used.accepted == Some(sent.batch.expected_seq);
+        if fits {
             let batch = again(&sent.batch, self.lives.model.sent.len(), self.epoch(index));
             let events = batch.events.len() as u64;
             self.lives.uses[index].accepted = Some(batch.expected_seq.plus(events));
             self.submit(index, batch);
         }
+        fits
     }
 
     async fn claim_shards(&mut self) -> Checked {
