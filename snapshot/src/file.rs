@@ -79,6 +79,8 @@ impl Place {
     pub(crate) fn lock(&self) -> Result<Box<dyn DiskLock>, SnapshotError> {
         create_dir_durably(&*self.disk, self.dir())
             .map_err(|e| self.io("making the folder of", &e))?;
+        // A process that died may have left names that are not durable.
+        self.disk.sync_dir(self.dir()).map_err(|e| self.io("syncing the folder of", &e))?;
         let path = self.sibling(".lock");
         self.disk.lock(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => SnapshotError::Locked { path },

@@ -169,7 +169,12 @@ pub(crate) fn create_whole<T>(
     let result = fill(&*file).and_then(|filled| {
         file.sync_data()?;
         disk.rename(&temporary, &dir.join(name))?;
-        disk.sync_dir(dir)?;
+        if let Err(error) = disk.sync_dir(dir) {
+            // The caller goes on without this file, so it must not turn up again: the next good
+            // sync of the folder makes that durable.
+            disk.remove(&dir.join(name))?;
+            return Err(error);
+        }
         Ok(filled)
     });
     match result {

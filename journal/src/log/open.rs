@@ -44,6 +44,8 @@ pub(crate) fn open(config: &LogConfig, env: &Env) -> Result<Opened, JournalError
     let (disk, dir) = (&*env.disk, config.dir.as_path());
     create_dir_durably(disk, dir).map_err(|e| JournalError::io("creating", dir, &e))?;
     let lock = lock(disk, dir)?;
+    // A process that died may have left names that are not durable; from here on they are built on.
+    disk.sync_dir(dir).map_err(|e| JournalError::io("syncing", dir, &e))?;
     let new = Meta { log_id: env.entropy.next_u64(), shards: config.shards };
     let meta = Meta::open_or_create(disk, dir, new)?;
     if meta.shards != config.shards {
