@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use duractor_journal::{EntityId, disk::DiskLock};
+use duractor_journal::{Effect, EntityId, disk::DiskLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -276,10 +276,14 @@ impl Worker {
         // is sound then, or another one in its place.
         self.shared.damaged.fetch_add(1, Ordering::Relaxed);
         self.reopen(&format!("{fault:?}"), true);
-        self.try_commit(changes)?.map_err(|fault| SnapshotError::Damaged {
-            path: self.place.path.clone(),
-            reason: format!("{fault:?}"),
-        })
+        // The first try may have been committed before it failed.
+        let cause = match self.try_commit(changes) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(fault)) => format!("{fault:?}"),
+            Err(error) if error.effect() == Effect::None => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        Err(SnapshotError::FailedUnderWay { cause })
     }
 
     /// The outer error is final, the inner one is damage that opening the file again may heal.

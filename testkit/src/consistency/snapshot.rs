@@ -215,7 +215,7 @@ impl Lives<'_> {
             }
             let mut flying: Vec<Flying> = Vec::new();
             for _ in 0..1 + self.rng.below(4) {
-                let call = self.call(store, plan.failing());
+                let call = self.call(store, plan.failing() || self.troubled);
                 flying.push(call);
             }
             if plan.end == End::Crash && self.rng.chance(0.05) {
