@@ -106,7 +106,11 @@ fn main() -> ExitCode {
     for (scenario, planted) in wanted(&args) {
         let run = run(&args, scenario, planted);
         good &= run.violations.is_empty() != planted.is_some();
-        if args.json { println!("{}", run.json()) } else { println!("{}", run.row()) }
+        if args.json {
+            println!("{}", run.json())
+        } else {
+            println!("{}", run.row())
+        }
         if planted.is_none() {
             run.tell();
         }
@@ -157,8 +161,7 @@ fn run(args: &Args, scenario: Scenario, planted: Option<Planted>) -> Run {
         (0..threads).for_each(|_| drop(scope.spawn(work)));
     });
     bar.finish_and_clear();
-    let (seeds, sum, mut violations) =
-        result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (seeds, sum, mut violations) = result.into_inner().unwrap_or_else(PoisonError::into_inner);
     violations.sort();
     Run { scenario, planted, seeds, seconds: begun.elapsed().as_secs_f64(), sum, violations }
 }

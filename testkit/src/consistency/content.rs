@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use duractor_journal::{
-    AppendBatch, EntityId, NewEvent, Request, RequestId, Seq, Term, Timestamp,
-};
+use duractor_journal::{AppendBatch, EntityId, NewEvent, Request, RequestId, Seq, Term, Timestamp};
 
 use crate::rng::Rng;
 
@@ -60,7 +58,8 @@ pub(super) fn again(batch: &AppendBatch, number: usize, epoch: Term) -> AppendBa
     again
 }
 
-fn event(rng: &mut Rng, number: usize, at: usize, size: usize) -> NewEvent {
+/// An event whose payload says where it belongs.
+pub(super) fn event(rng: &mut Rng, number: usize, at: usize, size: usize) -> NewEvent {
     let mut payload = vec![0; STAMP + size];
     payload[..8].copy_from_slice(&(number as u64).to_le_bytes());
     payload[8..STAMP].copy_from_slice(&(at as u16).to_le_bytes());

@@ -7,15 +7,15 @@ use std::{
 };
 
 use duractor_journal::{
-    AppendBatch, Appended, EntityId, Env, EventRecord, Journal, JournalError, LogConfig, LogJournal, Position,
-    ReplayRange, Seq, ShardId, Term,
+    AppendBatch, Appended, EntityId, Env, EventRecord, Journal, JournalError, LogConfig,
+    LogJournal, Position, ReplayRange, Seq, ShardId, Term,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use tokio::time::{sleep, timeout};
 
 use super::{
     Planted, Report,
-    content::{again, batch},
+    content::{self, again, batch},
     model::Model,
     plan::{End, Plan, disk_of, finish},
     planted::wrap,
@@ -83,6 +83,9 @@ struct Lives<'a> {
     uses: Vec<Use>,
     /// Of each shard, whether the newest claim was answered: its epoch is known then.
     claimed: Vec<bool>,
+    /// A seed for torn tails: group commits of equal frames, larger than a sector, that are sent
+    /// again after a crash, and little else.
+    torn_tails: bool,
     /// Batches that must be refused: they were sent so.
     wrong: Vec<usize>,
     /// How many batches were sent before this life.
@@ -102,6 +105,10 @@ impl<'a> Lives<'a> {
         config.compact_at_percent = 1 + rng.below(60) as u8;
         config.cached_heads = rng.index(100);
         config.unsealed_segments = 1 + rng.index(4);
+        let torn_tails = rng.chance(0.2);
+        if torn_tails {
+            config.shards = 1;
+        }
         let ids = (0..2 + rng.index(8)).map(|n| id(n, &mut rng)).collect::<Vec<_>>();
         let trace = Trace::new(trace);
         trace.line(|| format!("{config:?}, {} entities", ids.len()));
@@ -109,6 +116,7 @@ impl<'a> Lives<'a> {
             uses: vec![Use::default(); ids.len()],
             claimed: vec![false; usize::from(config.shards)],
             model: Model::new(config.shards, ids),
+            torn_tails,
             wrong: Vec::new(),
             sent_before: 0,
             count: 0,
@@ -124,7 +132,10 @@ impl<'a> Lives<'a> {
 
     async fn all(&mut self) -> Checked {
         for _ in 0..2 + self.rng.below(4) {
-            let plan = Plan::draw(&mut self.rng);
+            let mut plan = Plan::draw(&mut self.rng);
+            if self.torn_tails {
+                plan = Plan { rules: Vec::new(), room: None, end: End::Crash, ..plan };
+            }
             self.life(&plan).await?;
         }
         // Whatever happened: without faults everything is there and works, and does so again.
@@ -201,7 +212,8 @@ impl Life<'_, '_> {
         let before = self.lives.sent_before;
         self.lives.sent_before = self.lives.model.sent.len();
         self.read_all().await?;
-        if self.lives.rng.chance(0.6) && self.retry(before) && self.lives.rng.chance(0.5) {
+        let eager = self.lives.torn_tails || self.lives.rng.chance(0.6);
+        if eager && self.retry(before) && self.lives.rng.chance(0.5) {
             // Dies before anything else is written.
             self.settle().await?;
             return Ok(if self.lives.rng.chance(0.5) { End::Kill } else { End::Crash });
@@ -347,7 +359,8 @@ impl Life<'_, '_> {
     }
 
     async fn step(&mut self) -> Checked {
-        match self.rng().below(100) {
+        let kind = if self.lives.torn_tails { 0 } else { self.rng().below(100) };
+        match kind {
             0..62 => self.burst(),
             62..68 => self.delete(),
             68..72 => {
@@ -393,7 +406,12 @@ impl Life<'_, '_> {
         let lives = &mut *self.lives;
         let (number, segment) = (lives.model.sent.len(), lives.config.segment_bytes);
         let place = (&lives.model.entities[index].id, epoch, expected);
-        let batch = batch(&mut lives.rng, number, place, segment);
+        let batch = if lives.torn_tails {
+            let events = vec![content::event(&mut lives.rng, number, 0, 420)];
+            AppendBatch { request: None, events, ..batch(&mut lives.rng, number, place, segment) }
+        } else {
+            batch(&mut lives.rng, number, place, segment)
+        };
         self.submit(index, batch);
         number
     }

@@ -148,12 +148,7 @@ impl Model {
     }
 
     /// Notes that a deletion was answered. `to` is what it comes to.
-    pub(super) fn deleted(
-        &mut self,
-        entity: usize,
-        to: Seq,
-        answer: &Result<(), JournalError>,
-    ) {
+    pub(super) fn deleted(&mut self, entity: usize, to: Seq, answer: &Result<(), JournalError>) {
         let entity = &mut self.entities[entity];
         let at = entity.deletions.iter().position(|pending| *pending == to);
         match answer {

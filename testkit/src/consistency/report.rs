@@ -57,9 +57,7 @@ impl Report {
         self.acked += other.acked;
         self.checked += other.checked;
         self.lives += other.lives;
-        for (sum, part) in
-            [(&mut self.faults, &other.faults), (&mut self.counts, &other.counts)]
-        {
+        for (sum, part) in [(&mut self.faults, &other.faults), (&mut self.counts, &other.counts)] {
             for (name, count) in part {
                 *sum.entry(name).or_default() += count;
             }
@@ -142,7 +140,10 @@ fn watch_panics() {
 }
 
 /// Runs a seed with a bug planted, and makes a violation of every panic, also of those in tasks.
-pub(super) fn checked(planted: Option<Planted>, seed: impl FnOnce(&mut Report) -> Checked) -> Report {
+pub(super) fn checked(
+    planted: Option<Planted>,
+    seed: impl FnOnce(&mut Report) -> Checked,
+) -> Report {
     watch_panics();
     PANICS.take();
     WATCHED.set(true);
