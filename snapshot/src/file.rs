@@ -77,12 +77,27 @@ impl Place {
 
     /// Makes the folder and takes the lock.
     pub(crate) fn lock(&self) -> Result<Box<dyn DiskLock>, SnapshotError> {
-        self.disk.create_dir_all(self.dir()).map_err(|e| self.io("making the folder of", &e))?;
+        self.make_dir().map_err(|e| self.io("making the folder of", &e))?;
         let path = self.sibling(".lock");
         self.disk.lock(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => SnapshotError::Locked { path },
             _ => self.io("locking", &error),
         })
+    }
+
+    /// Makes the folder and those above it, each durable as a name in the one above.
+    fn make_dir(&self) -> io::Result<()> {
+        let (mut at, mut changed) = (self.dir(), Vec::new());
+        while let Err(error) = self.disk.list(at) {
+            let parent = match at.parent() {
+                Some(parent) if error.kind() == io::ErrorKind::NotFound => parent,
+                _ => return Err(error),
+            };
+            at = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            changed.push(at);
+        }
+        self.disk.create_dir_all(self.dir())?;
+        changed.into_iter().rev().try_for_each(|parent| self.disk.sync_dir(parent))
     }
 
     /// Opens the store; makes it where there is none, and anew where it is damaged. `verify` reads

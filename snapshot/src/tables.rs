@@ -51,7 +51,8 @@ impl Fault {
     }
 }
 
-/// Runs `work` and turns a panic into a fault: redb panics on some kinds of damage.
+/// Runs `work` and turns a panic into a fault: redb panics on some kinds of damage. (In a program
+/// that is built to abort on panic, such damage ends the program.)
 pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
