@@ -13,7 +13,7 @@ use crate::{
     file::{OnDamage, OpenFile, Place},
     paged_file::Unsettled,
     port::{Criteria, Retention, Saved, Snapshot},
-    tables::{self, Change, Done, Fault, Row, contained},
+    tables::{self, Change, Done, Fault, Row},
     value::{self, Compression},
 };
 
@@ -294,7 +294,7 @@ impl Worker {
         left_over.map_err(|unsettled| self.unsettled(unsettled, false))?;
         // Before the commit, so that no load that begins after it can miss it.
         shared.any.store(true, Ordering::Release);
-        let applied = contained(|| tables::apply(&file.db, changes));
+        let applied = file.with(|db| tables::apply(db, changes));
         let settled = file.paged.settle();
         settled.map_err(|unsettled| self.unsettled(unsettled, true))?;
         Ok(applied.map(|(done, damaged)| {
@@ -324,7 +324,7 @@ impl Worker {
             return;
         }
         tracing::warn!(reason, path = %self.place.path.display(), "opening the snapshots again");
-        self.close_file(SnapshotError::Closed);
+        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
         let opened = self.place.open(verify);
         if let Err(error) = &opened {
             tracing::error!(%error, "the snapshots cannot be opened again");
@@ -334,18 +334,6 @@ impl Worker {
 
     fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);
-        self.close_file(SnapshotError::Closed);
-    }
-
-    fn close_file(&self, instead: SnapshotError) {
-        let file = self.shared.replace(File::Broken(instead));
-        // redb writes on close, and may panic where the file is damaged.
-        let closed = contained(|| {
-            drop(file);
-            Ok(())
-        });
-        if let Err(fault) = closed {
-            tracing::warn!(?fault, "the snapshots were not closed well");
-        }
+        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
     }
 }
