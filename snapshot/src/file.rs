@@ -149,7 +149,9 @@ impl Place {
             };
             let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
             let reason = match contained(|| self.open_tables(&paged, verify && !made)) {
-                Ok(tables) => return self.opened(tables, paged),
+                Ok((db, had_snapshots)) => {
+                    return self.opened(OpenFile { db: Some(db), paged, had_snapshots });
+                }
                 Err(Fault::Newer(version)) => return Err(self.newer(version)),
                 Err(Fault::Damaged(reason)) => reason,
             };
@@ -165,14 +167,10 @@ impl Place {
     }
 
     /// redb writes when it opens a file. A full disk is no reason not to load.
-    fn opened(
-        &self,
-        (db, had_snapshots): (Database, bool),
-        paged: Arc<PagedFile>,
-    ) -> Result<OpenFile, SnapshotError> {
-        match self.settled(&paged) {
+    fn opened(&self, file: OpenFile) -> Result<OpenFile, SnapshotError> {
+        match self.settled(&file.paged) {
             Err(error) if !matches!(error, SnapshotError::DiskFull { .. }) => Err(error),
-            _ => Ok(OpenFile { db: Some(db), paged, had_snapshots }),
+            _ => Ok(file),
         }
     }
 
@@ -216,7 +214,10 @@ impl Place {
             tables::create(&db)
         });
         self.settled(&paged)?;
-        made.map_err(|fault| self.damaged(format!("the new store cannot be made: {fault:?}")))
+        made.map_err(|fault| {
+            let message = format!("{fault:?}, after {} failed reads", paged.read_errors());
+            SnapshotError::Io { doing: "making", path: self.path.clone(), message }
+        })
     }
 
     /// Whether all that redb wrote is on disk.
