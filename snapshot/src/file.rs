@@ -42,6 +42,9 @@ pub(crate) struct Place {
     pub(crate) on_damage: OnDamage,
 }
 
+/// What was being done where a write or sync of the file failed.
+pub(crate) const WRITING: &str = "writing";
+
 /// A read that failed may work the next time; damage stays. This many times it is tried again
 /// before unreadable counts as damaged.
 const READ_AGAIN: u32 = 3;
@@ -78,7 +81,7 @@ impl Drop for OpenFile {
             Ok(())
         });
         if let Err(fault) = closed {
-            tracing::warn!(?fault, "the snapshots were not closed well");
+            tracing::warn!(%fault, "the snapshots were not closed well");
         }
     }
 }
@@ -159,7 +162,13 @@ impl Place {
             if paged.read_errors() > 0 && read_again < READ_AGAIN {
                 read_again += 1;
             } else if made {
-                return Err(self.damaged(format!("the new store does not open: {reason}")));
+                // It was on disk a moment ago: the disk does not give back what it took.
+                let message = format!("the new store does not open: {reason}");
+                return Err(SnapshotError::Io {
+                    doing: "reading",
+                    path: self.path.clone(),
+                    message,
+                });
             } else {
                 self.set_aside(reason)?;
             }
@@ -215,7 +224,7 @@ impl Place {
         });
         self.settled(&paged)?;
         made.map_err(|fault| {
-            let message = format!("{fault:?}, after {} failed reads", paged.read_errors());
+            let message = format!("{fault}, after {} failed reads", paged.read_errors());
             SnapshotError::Io { doing: "making", path: self.path.clone(), message }
         })
     }
@@ -225,7 +234,7 @@ impl Place {
         paged.settle().map_err(|unsettled| match unsettled {
             Unsettled::Full(message) => SnapshotError::DiskFull { message },
             Unsettled::Failed(message) => {
-                SnapshotError::Io { doing: "writing", path: self.path.clone(), message }
+                SnapshotError::Io { doing: WRITING, path: self.path.clone(), message }
             }
         })
     }

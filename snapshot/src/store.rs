@@ -96,7 +96,7 @@ impl RedbSnapshots {
             }
             Err(fault) => {
                 self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-                tables::report(entity, &format!("{fault:?}"));
+                tables::report(entity, &fault.to_string());
                 if fault.is_poison() {
                     let _ = self.queue.send(Call::Reopen);
                 }

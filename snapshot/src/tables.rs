@@ -29,11 +29,13 @@ const FORMAT: u32 = 1;
 const MAX_PASSED: usize = 10_000;
 
 /// What redb found wrong. Since its storage never fails, every error means damage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     /// Damage, or a panic inside redb.
+    #[error("{0}")]
     Damaged(String),
     /// The file is of a later version.
+    #[error("format {0} is of a later version")]
     Newer(u32),
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::SnapshotError,
-    file::{OnDamage, OpenFile, Place},
+    file::{OnDamage, OpenFile, Place, WRITING},
     paged_file::Unsettled,
     port::{Criteria, Retention, Saved, Snapshot},
     tables::{self, Change, Done, Fault, Row},
@@ -270,10 +270,10 @@ impl Worker {
         // redb takes no more writes after a failed one. The file is opened again and verified; it
         // is sound then, or another one in its place.
         self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-        self.reopen(&format!("{fault:?}"), true);
+        self.reopen(&fault.to_string(), true);
         self.try_commit(changes)?.map_err(|fault| SnapshotError::Damaged {
             path: self.place.path.clone(),
-            reason: format!("{fault:?}"),
+            reason: fault.to_string(),
         })
     }
 
@@ -328,6 +328,10 @@ impl Worker {
         let opened = self.place.open(verify);
         if let Err(error) = &opened {
             tracing::error!(%error, "the snapshots cannot be opened again");
+            if let SnapshotError::Io { doing: WRITING, .. } = error {
+                // Opening it once more could call durable what the failed sync has lost.
+                self.failed = Some(error.to_string());
+            }
         }
         self.shared.replace(opened.map_or_else(File::Broken, File::Open));
     }
