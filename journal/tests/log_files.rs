@@ -253,9 +253,14 @@ async fn damage_in_a_sealed_file_is_an_error_for_whom_it_concerns() {
     let sealed = dir.path().join("0000000000000001-0000000000000001.g1.sealed");
     let mut bytes = fs::read(&sealed).expect("the sealed file");
     let found = bytes.windows(16).position(|w| w == b"first event of b").expect("the event");
+    let journal = open(dir.path()).await;
+    assert!(journal.verify().await.expect("all is well") > 4);
+    journal.shutdown().await;
     bytes[found] ^= 1;
     fs::write(&sealed, bytes).expect("written");
     let journal = open(dir.path()).await;
+    let damaged = journal.verify().await.expect_err("damaged");
+    assert!(matches!(damaged, JournalError::Corrupt(_)), "{damaged}");
     assert_eq!(replay(&journal, "a").await.expect("readable"), [b"first event of a"]);
     let refused = replay(&journal, "b").await.expect_err("damaged");
     assert!(matches!(refused, JournalError::Corrupt(_)), "{refused}");

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{index::EntityIndex, live::Live, sealed::Sealed};
+use super::{index::EntityIndex, live::Live, scan::verify_frames, sealed::Sealed};
 use crate::{
     error::JournalError,
     id::{EntityId, Seq},
@@ -25,6 +25,16 @@ impl Source {
         match self {
             Source::Live(live) => live.id,
             Source::Sealed(sealed) => sealed.header.last,
+        }
+    }
+
+    /// Reads all frames of the file, and says how many there are.
+    pub(crate) fn verify(&self) -> Result<u64, JournalError> {
+        match self {
+            Source::Live(live) => verify_frames(&live.path, &*live.file, live.salt, live.end()),
+            Source::Sealed(sealed) => {
+                verify_frames(&sealed.path, &*sealed.file, sealed.header.salt, sealed.len)
+            }
         }
     }
 

@@ -103,6 +103,17 @@ impl LogJournal {
         worked.await.map_err(|_| self.stopped())?
     }
 
+    /// Reads every byte that the log relies on and checks it, as a scrub that finds damage before
+    /// somebody needs what is damaged. Returns how many frames there are. Appends and reads go on.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] with the first damaged place.
+    pub async fn verify(&self) -> Result<u64, JournalError> {
+        let files = self.shared.files.clone();
+        let job = move || files.now().sources().map(|source| source.verify()).sum();
+        self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
+    }
+
     /// How many sealed files and segments the log has, and how many bytes they take.
     #[must_use]
     pub fn usage(&self) -> LogUsage {

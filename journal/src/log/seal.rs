@@ -36,11 +36,7 @@ pub(crate) struct Sealing<'a> {
 impl Sealing<'_> {
     /// Seals a segment.
     pub(crate) fn segment(&self, live: &Live) -> Result<Arc<Sealed>, JournalError> {
-        let end = live.with(|index| {
-            let ends = index.entities.values().filter_map(|e| e.runs.last());
-            ends.map(|run| run.offset + u64::from(run.len)).max().unwrap_or(0)
-        });
-        let mut bytes = vec![0; end as usize];
+        let mut bytes = vec![0; live.end() as usize];
         live.file.read_exact_at(0, &mut bytes).map_err(|e| JournalError::read(&live.path, &e))?;
         let mut entities: Vec<_> =
             live.with(|index| index.entities.keys().map(|id| (id.hash64(), id.clone())).collect());
