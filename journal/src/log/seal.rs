@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use super::{
+    access::{Access, Missed},
     build::{Builder, ShardMark},
     codec::decode_batch_head,
     files::FileSet,
@@ -227,7 +228,8 @@ impl<'a> Cursor<'a> {
     fn step(&mut self) -> Result<(), JournalError> {
         self.front = match self.rows.next().transpose()? {
             Some((hash, offset)) => {
-                let (entity, index) = self.input.entity_at(offset)?;
+                let found = self.input.entity_at(offset, Access::Waiting);
+                let (entity, index) = found.map_err(Missed::into_error)?;
                 Some((hash, entity, index))
             }
             None => None,
