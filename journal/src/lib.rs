@@ -9,9 +9,11 @@
 //! | [`error`] | what can go wrong, and whether the write may have happened |
 //! | [`disk`], [`env`] | the seams to the outside world |
 //! | [`port`] | the [`Journal`] trait: append, replay, head, delete, tail |
+//! | [`check`] | whether a batch is fit to be written |
 //! | [`memory`] | the port in memory |
 //! | [`contract`] | the suite that every implementation of the port passes |
 
+pub mod check;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod disk;
