@@ -100,7 +100,7 @@ impl<E: EventSourced> After<E> {
     }
 }
 
-type SideTask = dyn FnOnce(SideContext) -> BoxFuture<'static, Result<(), SideError>> + Send + Sync;
+type SideTask = dyn FnOnce(SideContext) -> BoxFuture<'static, Result<(), SideError>> + Send;
 type SideCall = dyn FnOnce(&SideContext) -> Result<(), SideError> + Send;
 
 pub(crate) enum Side {
