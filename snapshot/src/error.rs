@@ -26,8 +26,8 @@ pub enum SnapshotError {
         /// Bytes that wait.
         queued_bytes: usize,
     },
-    /// The disk has no room. Nothing was saved, loads go on, and saves work again when there is
-    /// room.
+    /// The disk has no room. Loads go on, and saves work again when there is room. What this call
+    /// was to change is not durable; it is kept in memory, and a later save may write it after all.
     #[error("the disk is full: {message}")]
     DiskFull {
         /// What the operating system said.
@@ -88,7 +88,9 @@ impl SnapshotError {
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
-            SnapshotError::FailedUnderWay { .. } => Effect::Unknown,
+            SnapshotError::FailedUnderWay { .. } | SnapshotError::DiskFull { .. } => {
+                Effect::Unknown
+            }
             _ => Effect::None,
         }
     }

@@ -8,6 +8,26 @@
 //! | [`error`] | what can go wrong, and whether the save may have happened |
 //! | [`port`] | [`Snapshot`], [`Criteria`] and the [`SnapshotStore`] trait: save, load, delete |
 //! | [`memory`] | the port in memory |
+//! | `value` | a snapshot as a key and a value, and how they are verified |
+//! | `paged_file` | redb's storage on the disk seam: failures of the disk end here |
+//! | `tables` | what is done inside redb: saves, deletes, the lookup |
+//! | `file` | the file: made, opened, locked, set aside where it is damaged |
+//! | [`store`] | [`RedbSnapshots`]: the port in one redb file |
+//! | `contract` | the suite that every implementation of the port passes |
+//!
+//! On disk, one redb file holds the table `snapshots`, its entries in the order of entity and
+//! sequence number:
+//!
+//! ```text
+//! snapshots.redb
+//!   meta       "format" → version u32 · crc32c u32
+//!   snapshots  kind length · kind · key length · key · sequence number (big-endian)
+//!                → format · compression · schema version · crc32c · sequence number
+//!                  · timestamp · state length · state, compressed or not
+//! ```
+//! The bytes are drawn in full in `value.rs`. redb does not verify the pages that it reads, so the
+//! checksum in every value is what makes a damaged state impossible; it covers the key, so that a
+//! value in the wrong place does not verify either.
 //!
 //! # What losing a snapshot means
 //!
@@ -21,10 +41,20 @@
 //! number of the snapshot that [`load`](SnapshotStore::load) returned (zero for none). That entity
 //! must be quarantined, never be started with the state that the remaining events happen to give.
 
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod error;
+mod file;
 pub mod memory;
+mod paged_file;
 pub mod port;
+pub mod store;
+mod tables;
+mod value;
 
 pub use error::SnapshotError;
+pub use file::OnDamage;
 pub use memory::MemorySnapshots;
 pub use port::{Criteria, MAX_STATE_BYTES, Retention, Saved, Snapshot, SnapshotStore};
+pub use store::{RedbSnapshots, SnapshotOptions};
+pub use value::Compression;

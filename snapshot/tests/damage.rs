@@ -1,0 +1,189 @@
+//! Bits flip anywhere in the file. Never a wrong state, never a panic that escapes, and the store
+//! goes on working.
+
+mod support;
+
+use std::panic;
+
+use duractor_journal::Seq;
+use duractor_snapshot::{
+    Criteria, OnDamage, RedbSnapshots, Retention, SnapshotError, SnapshotOptions, SnapshotStore,
+};
+use support::{Fault, MemDisk, Random, id, open, open_with, path, snap};
+
+const KEYS: u64 = 40;
+
+/// redb panics on some damage; the store contains that, and the output need not show each.
+fn quiet_redb() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !info.location().is_some_and(|at| at.file().contains("redb")) {
+            usual(info);
+        }
+    }));
+}
+
+/// The bytes of a store with a few hundred snapshots.
+async fn stored(clean: bool) -> Vec<u8> {
+    let disk = MemDisk::default();
+    let store = open(&disk).await.expect("opens");
+    for round in 1..=5 {
+        let batch = (0..KEYS).map(|k| snap(&k.to_string(), round * 3 + k)).collect();
+        store.save(batch, Retention::newest(4)).await.expect("saves");
+    }
+    if clean {
+        store.shutdown().await;
+    }
+    disk.read(&path())
+}
+
+/// Loads everything; whatever comes must be what was saved. Returns how many came.
+async fn check(store: &RedbSnapshots, what: &str) -> u64 {
+    let mut found = 0;
+    for key in (0..KEYS).map(|k| k.to_string()) {
+        for criteria in [Criteria::ALL, Criteria::up_to(Seq(20))] {
+            match store.load(&id(&key), criteria).await {
+                Ok(None) => {}
+                Ok(Some(got)) => {
+                    assert_eq!(got, snap(&key, got.seq.0), "{what}: a wrong state");
+                    found += 1;
+                }
+                Err(error) => panic!("{what}: damage is fatal: {error}"),
+            }
+        }
+    }
+    found
+}
+
+/// A bit to flip: half of them anywhere, half where something is stored.
+fn bit(bytes: &[u8], random: &mut Random) -> u64 {
+    let size = bytes.len() as u64;
+    let anywhere = random.below(2) == 0;
+    loop {
+        let at = random.below(size);
+        let page = &bytes[at as usize / 4096 * 4096..];
+        if anywhere || page.iter().take(4096).any(|b| *b != 0) {
+            return at * 8 + random.below(8);
+        }
+    }
+}
+
+async fn flips(seeds: std::ops::Range<u64>) {
+    quiet_redb();
+    let files = [stored(true).await, stored(false).await];
+    for seed in seeds {
+        let mut random = Random(seed);
+        let bytes = &files[random.below(2) as usize];
+        let bit = bit(bytes, &mut random);
+        let while_open = random.below(2) == 0;
+        let what = format!("seed {seed}, bit {bit}, while open: {while_open}");
+        let disk = MemDisk::default();
+        disk.put(&path(), bytes.clone());
+        if !while_open {
+            disk.flip(&path(), bit);
+        }
+        let cache_bytes = if random.below(2) == 0 { 0 } else { 1 << 20 };
+        let options = || SnapshotOptions { cache_bytes, ..SnapshotOptions::default() };
+        let store = open_with(&disk, options()).await;
+        let store = store.unwrap_or_else(|error| panic!("{what}: opening is fatal: {error}"));
+        if while_open && bit / 8 < disk.read(&path()).len() as u64 {
+            disk.flip(&path(), bit);
+        }
+        check(&store, &what).await;
+        let key = random.below(KEYS).to_string();
+        let saved = store.save(vec![snap(&key, 100)], Retention::newest(2)).await;
+        let saved = saved.unwrap_or_else(|error| panic!("{what}: saving is fatal: {error}"));
+        assert!(saved[0].oldest <= Seq(100), "{what}: oldest {}", saved[0].oldest);
+        let back = store.load(&id(&key), Criteria::ALL).await.expect("loads");
+        if let Some(back) = back {
+            assert_eq!(back, snap(&key, back.seq.0), "{what}");
+        }
+        store.shutdown().await;
+        let store = open_with(&disk, options()).await;
+        let store = store.unwrap_or_else(|error| panic!("{what}: reopening is fatal: {error}"));
+        check(&store, &what).await;
+        store.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_never_gives_a_wrong_state() {
+    flips(0..1500).await;
+}
+
+/// More of the same, for a quiet machine: `cargo test -p duractor-snapshot --test damage -- --ignored`
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn many_flipped_bits_never_give_a_wrong_state() {
+    flips(10_000..40_000).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_store_is_set_aside_and_kept() {
+    quiet_redb();
+    for junk in [Vec::new(), b"junk".to_vec(), vec![0; 1 << 16], vec![0xaa; 1 << 16]] {
+        let disk = MemDisk::default();
+        for n in 1..=2 {
+            disk.put(&path(), junk.clone());
+            let store = open(&disk).await.expect("opens");
+            assert_eq!(store.load(&id("1"), Criteria::ALL).await, Ok(None));
+            store.save(vec![snap("1", 5)], Retention::All).await.expect("saves");
+            assert_eq!(store.load(&id("1"), Criteria::ALL).await, Ok(Some(snap("1", 5))));
+            store.shutdown().await;
+            let aside = path().with_file_name(format!("snapshots.redb.damaged-{n}"));
+            assert_eq!(disk.read(&aside), junk);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_where_that_is_asked_for() {
+    quiet_redb();
+    let disk = MemDisk::default();
+    disk.put(&path(), vec![0xaa; 1 << 16]);
+    let options = || SnapshotOptions { on_damage: OnDamage::Refuse, ..SnapshotOptions::default() };
+    let refused = open_with(&disk, options()).await.map(drop);
+    assert!(matches!(refused, Err(SnapshotError::Damaged { .. })), "{refused:?}");
+    assert_eq!(disk.read(&path()), vec![0xaa; 1 << 16], "it is left as it was");
+    assert_eq!(disk.names(), ["snapshots.redb"]);
+}
+
+/// A damaged value is passed over, counted, and removed by the next save's retention.
+#[tokio::test]
+async fn a_damaged_value_gives_way_to_an_older_one() {
+    let disk = MemDisk::default();
+    let store = open(&disk).await.expect("opens");
+    // Sizes over 0 and under the one where compression begins.
+    for seq in [8, 15] {
+        store.save(vec![snap("1", seq)], Retention::All).await.expect("saves");
+    }
+    store.shutdown().await;
+    let (bytes, newest) = (disk.read(&path()), &snap("1", 15).state);
+    for at in (0..bytes.len() - newest.len()).filter(|at| bytes[*at..].starts_with(newest)) {
+        disk.flip(&path(), at as u64 * 8);
+    }
+    let store = open(&disk).await.expect("opens");
+    assert_eq!(store.damaged(), 0);
+    assert_eq!(store.load(&id("1"), Criteria::ALL).await, Ok(Some(snap("1", 8))));
+    assert_eq!(store.damaged(), 1);
+    let saved = store.save(vec![snap("1", 22)], Retention::newest(2)).await.expect("saves");
+    assert_eq!(saved[0].oldest, Seq(8), "the damaged one does not count as kept");
+    assert_eq!(store.delete(&id("1"), Criteria::ALL).await, Ok(2), "it is gone");
+}
+
+/// Reads that fail give what a damaged page gives: nothing, and never an error that stops others.
+#[tokio::test]
+async fn reads_that_fail_count_as_absent() {
+    quiet_redb();
+    let disk = MemDisk::default();
+    disk.put(&path(), stored(true).await);
+    let uncached = || SnapshotOptions { cache_bytes: 0, ..SnapshotOptions::default() };
+    let store = open_with(&disk, uncached()).await.expect("opens");
+    let all = check(&store, "before").await;
+    assert!(all > KEYS);
+    disk.set_fault(Fault::FailReads);
+    assert_eq!(check(&store, "while reads fail").await, 0);
+    assert!(store.damaged() > 0);
+    disk.set_fault(Fault::None);
+    assert_eq!(check(&store, "after").await, all);
+}
