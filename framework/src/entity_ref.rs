@@ -54,7 +54,7 @@ impl<E: EventSourced> EntityRef<E> {
     where
         E: Handle<C>,
     {
-        let timeout = self.kind.settings.ask_timeout;
+        let timeout = self.kind.settings().ask_timeout;
         Ask { entity: self.clone(), command, timeout, options: Options::default() }
     }
 

@@ -94,12 +94,6 @@ pub(crate) struct After<E: EventSourced> {
     pub(crate) timers: Vec<TimerChange<E>>,
 }
 
-impl<E: EventSourced> After<E> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sides.is_empty() && self.timers.is_empty()
-    }
-}
-
 type SideTask = dyn FnOnce(SideContext) -> BoxFuture<'static, Result<(), SideError>> + Send;
 type SideCall = dyn FnOnce(&SideContext) -> Result<(), SideError> + Send;
 

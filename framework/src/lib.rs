@@ -17,6 +17,7 @@ mod effect;
 mod delivery;
 mod ledger;
 mod shared;
+mod core;
 mod idle;
 mod slot;
 mod lifecycle;

@@ -108,6 +108,16 @@ impl Node {
         tracing::info!(ledger = ?self.ledger(), "the node is shut down");
     }
 
+    /// Ends the node at once and finishes nothing, as if the process died: for tests. Callers that
+    /// wait hear [`AskError::Lost`](crate::AskError::Lost) or
+    /// [`AskError::ShuttingDown`](crate::AskError::ShuttingDown). The journal and the snapshot store
+    /// stay open.
+    pub async fn kill(&self) {
+        self.shared.close();
+        let _ = self.root.kill_and_wait(None).await;
+        self.close_all(true);
+    }
+
     fn close_all(&self, refuse: bool) {
         for kind in self.all.iter() {
             kind.close_all(refuse);
@@ -150,7 +160,7 @@ impl NodeBuilder {
     pub fn register<E: EventSourced>(mut self, entity: E) -> Self {
         let register: Registration = Box::new(move |shared| {
             let kind = Kind::new(entity, shared.clone());
-            let idle_timeout = kind.settings.idle_timeout;
+            let idle_timeout = kind.settings().idle_timeout;
             Registered { typed: kind.clone(), any: kind, idle_timeout }
         });
         let (kind, id) = (E::KIND, TypeId::of::<E>());

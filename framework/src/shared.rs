@@ -151,7 +151,8 @@ impl Shared {
 
     /// The journal stopped for good: take no more commands, and tell the node's actor.
     pub(crate) fn fail(&self, cause: &str) {
-        if self.status.failed.set(cause.into()).is_ok() {
+        // A journal that is closed because the node shuts down has not failed.
+        if self.status.closing.get().is_none() && self.status.failed.set(cause.into()).is_ok() {
             tracing::error!(cause, "the journal stopped for good, and so does the node");
             self.failing.notify_one();
         }

@@ -17,7 +17,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -26,9 +26,9 @@ use duractor_journal::{Appended, EntityId, JournalError, Seq};
 use ractor::ActorRef;
 
 use crate::{
+    core::Rules,
     entity::EventSourced,
     error::AskError,
-    event::Event,
     idle::{Idle, Seen},
     intent::BoxEnvelope,
     settings::EntitySettings,
@@ -47,6 +47,8 @@ pub(crate) enum Note {
     Passivate,
     /// The timer with this number is due.
     Timer(u64),
+    /// The snapshot that was being saved is, or cannot be.
+    Saved,
 }
 
 /// What became of a batch.
@@ -66,11 +68,8 @@ pub(crate) enum Work<E: EventSourced> {
 
 /// All entities of one kind on a node.
 pub(crate) struct Kind<E: EventSourced> {
-    pub(crate) entity: E,
-    pub(crate) settings: EntitySettings,
+    pub(crate) rules: Rules<E>,
     pub(crate) shared: Arc<Shared>,
-    /// The events' names, made once.
-    names: Vec<(&'static str, Arc<str>)>,
     /// Looked up; iterated only to close all, in the order of ids.
     slots: DashMap<EntityId, Arc<Slot<E>>>,
     active: AtomicUsize,
@@ -89,8 +88,6 @@ pub(crate) struct Slot<E: EventSourced> {
     pub(crate) last_used: AtomicU64,
     /// Failures in a row.
     pub(crate) failures: AtomicU32,
-    /// Whether a snapshot is being saved.
-    pub(crate) saving: AtomicBool,
 }
 
 struct Inner<E: EventSourced> {
@@ -114,23 +111,17 @@ enum Phase {
 
 impl<E: EventSourced> Kind<E> {
     pub(crate) fn new(entity: E, shared: Arc<Shared>) -> Arc<Self> {
-        let settings = entity.settings();
-        let names = E::Event::schemas().iter().map(|s| (s.name, s.name.into())).collect();
         Arc::new(Self {
-            entity,
-            settings,
+            rules: Rules::new(entity, shared.limits),
             shared,
-            names,
             slots: DashMap::new(),
             active: AtomicUsize::new(0),
             idle: Mutex::new(Idle::new()),
         })
     }
 
-    /// The event's name as the journal wants it, without making a new text.
-    pub(crate) fn name(&self, name: &'static str) -> Arc<str> {
-        let known = self.names.iter().find(|(known, _)| *known == name);
-        known.map_or_else(|| name.into(), |(_, name)| name.clone())
+    pub(crate) fn settings(&self) -> &EntitySettings {
+        &self.rules.settings
     }
 
     /// Puts a command into its entity's mailbox.
@@ -182,7 +173,7 @@ impl<E: EventSourced> Kind<E> {
 
     /// How many entities more than the limit are in memory.
     fn excess(&self) -> usize {
-        let limit = self.settings.active_limit.unwrap_or(usize::MAX);
+        let limit = self.settings().active_limit.unwrap_or(usize::MAX);
         self.active.load(Relaxed).saturating_sub(limit)
     }
 
@@ -207,7 +198,7 @@ impl<E: EventSourced> Kind<E> {
 
 impl<E: EventSourced> AnyKind for Kind<E> {
     fn sweep(&self, now: u64) {
-        let timeout = self.settings.idle_timeout.as_millis() as u64;
+        let timeout = self.settings().idle_timeout.as_millis() as u64;
         if let Some(limit) = now.checked_sub(timeout) {
             while self.evict(limit, now) {}
         }
@@ -241,7 +232,6 @@ impl<E: EventSourced> Slot<E> {
             load: AtomicU32::new(0),
             last_used: AtomicU64::new(0),
             failures: AtomicU32::new(0),
-            saving: AtomicBool::new(false),
         })
     }
 
@@ -283,7 +273,7 @@ impl<E: EventSourced> Slot<E> {
     fn check_room(&self) -> Result<(), AskError> {
         let waiting = self.load.load(Relaxed) as usize;
         let open = self.kind.shared.ledger.counts().open();
-        if waiting < self.kind.settings.mailbox && open < self.kind.shared.max_open {
+        if waiting < self.kind.settings().mailbox && open < self.kind.shared.max_open {
             return Ok(());
         }
         Err(AskError::Busy { entity: self.id.clone(), waiting })
@@ -380,6 +370,16 @@ impl<E: EventSourced> Slot<E> {
     pub(crate) fn vacate_if_idle(self: &Arc<Self>) -> bool {
         let mut inner = self.lock();
         if self.load.load(Relaxed) > 0 || !inner.notices.is_empty() {
+            return false;
+        }
+        self.give_up(&mut inner);
+        true
+    }
+
+    /// Leaves memory if no command waits. The caller is the actor, and stops if so.
+    pub(crate) fn vacate_if_empty(self: &Arc<Self>) -> bool {
+        let mut inner = self.lock();
+        if !inner.queue.is_empty() || !inner.notices.is_empty() {
             return false;
         }
         self.give_up(&mut inner);
@@ -484,6 +484,10 @@ impl<E: EventSourced> Slot<E> {
         let refused = if refuse || restarting { mem::take(&mut inner.queue) } else { VecDeque::new() };
         match inner.phase {
             Phase::Restarting => self.give_up(&mut inner),
+            Phase::Quarantined(_) => {
+                inner.phase = Phase::Gone;
+                self.kind.remove(self);
+            }
             _ => inner.wake(),
         }
         drop(inner);
