@@ -1,4 +1,4 @@
-//! The suite that every implementation of [`SnapshotStore`](crate::SnapshotStore) passes.
+//! The suite that every implementation of [`SnapshotStore`] passes.
 //!
 //! Give [`snapshot_store_contract!`](crate::snapshot_store_contract) the name of a type that
 //! implements [`Subject`]; it makes one test per case.

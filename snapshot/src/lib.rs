@@ -12,6 +12,7 @@
 //! | `paged_file` | redb's storage on the disk seam: failures of the disk end here |
 //! | `tables` | what is done inside redb: saves, deletes, the lookup |
 //! | `file` | the file: made, opened, locked, set aside where it is damaged |
+//! | `worker` | the one writer: a transaction of all that is queued, and what follows a failure |
 //! | [`store`] | [`RedbSnapshots`]: the port in one redb file |
 //! | `contract` | the suite that every implementation of the port passes |
 //!
@@ -35,11 +36,16 @@
 //! an entity. A value that does not verify counts as absent, and recovery goes on with an older
 //! snapshot or with all events.
 //!
-//! There is one case where that is not enough: **events at or below a snapshot were deleted, and
-//! then the snapshot is lost.** The events that are left do not make up the state. The store cannot
-//! see this, the one who recovers can: `Head::deleted_to` of the journal is above the sequence
-//! number of the snapshot that [`load`](SnapshotStore::load) returned (zero for none). That entity
-//! must be quarantined, never be started with the state that the remaining events happen to give.
+//! A file that redb cannot open, or that it finds damaged while it writes, is renamed to
+//! `….damaged-N`, and an empty one takes its place: all snapshots in it count as absent.
+//! [`OnDamage::Refuse`] has the store refuse instead, and leave the file to a person.
+//!
+//! There is one case where absent snapshots cannot be made up for: **events at or below a snapshot
+//! were deleted, and then the snapshot is lost.** The events that are left do not make up the
+//! state. The store cannot see this, the one who recovers can: `Head::deleted_to` of the journal is
+//! above the sequence number of the snapshot that [`load`](SnapshotStore::load) returned (zero for
+//! none). That entity must be quarantined, never be started with the state that the remaining
+//! events happen to give.
 
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -51,10 +57,12 @@ pub mod port;
 pub mod store;
 mod tables;
 mod value;
+mod worker;
 
 pub use error::SnapshotError;
 pub use file::OnDamage;
 pub use memory::MemorySnapshots;
 pub use port::{Criteria, MAX_STATE_BYTES, Retention, Saved, Snapshot, SnapshotStore};
-pub use store::{RedbSnapshots, SnapshotOptions};
+pub use store::RedbSnapshots;
 pub use value::Compression;
+pub use worker::SnapshotOptions;

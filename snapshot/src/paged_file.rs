@@ -261,3 +261,105 @@ impl redb::StorageBackend for SharedPagedFile {
         self.0.write(offset, data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use redb::StorageBackend;
+
+    use super::*;
+
+    /// A file with room for so many bytes.
+    #[derive(Default)]
+    struct Small(Mutex<(Vec<u8>, usize)>);
+
+    impl Small {
+        fn with<T>(&self, f: impl FnOnce(&mut (Vec<u8>, usize)) -> T) -> T {
+            f(&mut self.0.lock().expect("not poisoned"))
+        }
+    }
+
+    impl DiskFile for Small {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.with(|(bytes, _)| {
+                let bytes = bytes.get(offset as usize..).unwrap_or_default();
+                let n = bytes.len().min(buf.len());
+                buf[..n].copy_from_slice(&bytes[..n]);
+                Ok(n)
+            })
+        }
+
+        fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.with(|(bytes, room)| {
+                let end = offset as usize + data.len();
+                if end > *room {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[offset as usize..end].copy_from_slice(data);
+                Ok(())
+            })
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.with(|(bytes, _)| bytes.resize(len as usize, 0));
+            Ok(())
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.with(|(bytes, _)| bytes.len() as u64))
+        }
+    }
+
+    /// Whatever is written, cut and synced, with room or without: reads see all of it, and once
+    /// there is room the file has all that was synced.
+    #[test]
+    fn reads_see_every_write_whether_the_disk_took_it_or_not() {
+        let mut random = 1u64;
+        let mut below = move |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % n
+        };
+        for _ in 0..300 {
+            let disk = Arc::new(Small::default());
+            let file = PagedFile::new(disk.clone()).expect("opens");
+            let (mut model, mut synced) = (Vec::new(), Vec::new());
+            for step in 0..60u8 {
+                disk.with(|(_, room)| *room = [50, 200, 1000][below(3) as usize]);
+                match below(6) {
+                    0 => {
+                        let len = below(300);
+                        file.set_len(len).expect("never fails");
+                        model.resize(len as usize, 0);
+                    }
+                    1 => {
+                        file.sync_data().expect("never fails");
+                        synced.clone_from(&model);
+                    }
+                    _ => {
+                        let (at, len) = (below(300) as usize, 1 + below(60) as usize);
+                        file.write(at as u64, &vec![step; len]).expect("never fails");
+                        model.resize(model.len().max(at + len), 0);
+                        model[at..at + len].fill(step);
+                    }
+                }
+                assert_eq!(file.len().expect("never fails"), model.len() as u64);
+                let at = below(model.len() as u64 + 1) as usize;
+                let mut got = vec![0xee; below((model.len() - at) as u64 + 1) as usize];
+                file.read(at as u64, &mut got).expect("never fails");
+                assert_eq!(got, model[at..at + got.len()]);
+                if file.settle().is_ok() {
+                    assert_eq!(disk.with(|(bytes, _)| bytes.clone()), synced);
+                }
+            }
+            disk.with(|(_, room)| *room = 1000);
+            assert_eq!(file.settle(), Ok(()));
+            assert_eq!(disk.with(|(bytes, _)| bytes.clone()), synced);
+        }
+    }
+}

@@ -162,7 +162,8 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// The snapshot with the greatest sequence number among those that match and verify.
     ///
     /// `None` may mean that there never was one or that all are damaged: compare the journal's
-    /// `Head::deleted_to` before trusting replay alone (see the crate's first page).
+    /// `Head::deleted_to` before trusting replay alone (see the crate's first page). An error,
+    /// other than [`SnapshotError::Closed`], may be taken for `None` with the same care.
     fn load(
         &self,
         entity: &EntityId,

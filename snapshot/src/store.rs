@@ -9,57 +9,20 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use duractor_journal::{EntityId, Env, disk::DiskLock};
+use duractor_journal::{EntityId, Env};
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::SnapshotError,
-    file::{OnDamage, OpenFile, Place},
-    paged_file::Unsettled,
+    file::Place,
     port::{Criteria, Retention, Saved, Snapshot, SnapshotStore, check_sizes},
-    tables::{self, Change, Done, Fault, Row, contained},
-    value::{self, Compression},
+    tables,
+    worker::{CALL_BYTES, Call, File, Shared, SnapshotOptions, Worker},
 };
-
-/// How a store is opened.
-#[derive(Debug, Clone)]
-pub struct SnapshotOptions {
-    /// How states are compressed. Default: lz4.
-    pub compression: Compression,
-    /// States of up to this many bytes are stored as they are. Default: 1024.
-    pub compress_above_bytes: usize,
-    /// Memory for pages of the file, in bytes. Default: 64 MiB.
-    pub cache_bytes: usize,
-    /// Saves that would make more than this many bytes wait are refused with
-    /// [`SnapshotError::Busy`]. Default: 256 MiB.
-    pub max_queued_bytes: usize,
-    /// What to do with a damaged file. Default: set it aside.
-    pub on_damage: OnDamage,
-}
-
-impl Default for SnapshotOptions {
-    fn default() -> Self {
-        Self {
-            compression: Compression::default(),
-            compress_above_bytes: 1024,
-            cache_bytes: 64 << 20,
-            max_queued_bytes: 256 << 20,
-            on_damage: OnDamage::default(),
-        }
-    }
-}
-
-/// Bytes of states that one transaction takes up at most, beside its first save.
-const GROUP_BYTES: usize = 16 << 20;
-/// What a queued call counts for beside its states, in bytes.
-const CALL_BYTES: usize = 256;
 
 /// Snapshots in one redb file.
 ///
@@ -77,51 +40,16 @@ pub struct RedbSnapshots {
     queue: mpsc::UnboundedSender<Call>,
 }
 
-/// What the calls and the worker share.
-struct Shared {
-    file: RwLock<File>,
-    /// False as long as the file never had a snapshot: then loads need not look.
-    any: AtomicBool,
-    closed: AtomicBool,
-    damaged: AtomicU64,
-    queued_bytes: AtomicUsize,
-    max_queued_bytes: usize,
-}
-
-enum File {
-    Open(OpenFile),
-    /// It was found damaged while open, and opening it again failed with this.
-    Broken(SnapshotError),
-}
-
-enum Call {
-    Save {
-        snapshots: Vec<Snapshot>,
-        keep: Retention,
-        bytes: usize,
-        answer: Answer<Vec<Saved>>,
-    },
-    Delete {
-        entity: EntityId,
-        criteria: Criteria,
-        answer: Answer<u64>,
-    },
-    /// A load met damage that redb does not get over: open the file again.
-    Reopen,
-    Shutdown {
-        answer: oneshot::Sender<()>,
-    },
-}
-
-type Answer<T> = oneshot::Sender<Result<T, SnapshotError>>;
-
 impl RedbSnapshots {
     /// Opens the store in the file at `path`; makes it and its folder where there is none.
+    ///
+    /// After a crash redb reads and verifies the whole file, which takes about a second for each
+    /// GB; after a shutdown it does not.
     ///
     /// # Errors
     /// [`SnapshotError::Locked`] where another process has it open; what else the file system or
     /// the file's version forbids. A damaged file is no error unless
-    /// [`OnDamage::Refuse`] is asked for.
+    /// [`OnDamage::Refuse`](crate::OnDamage::Refuse) is asked for.
     pub async fn open(
         path: impl Into<PathBuf>,
         options: SnapshotOptions,
@@ -139,16 +67,9 @@ impl RedbSnapshots {
             Ok((place, lock, file))
         });
         let (place, lock, file) = opened.await.unwrap_or(Err(SnapshotError::Closed))?;
-        let shared = Arc::new(Shared {
-            any: AtomicBool::new(file.had_snapshots),
-            file: RwLock::new(File::Open(file)),
-            closed: AtomicBool::new(false),
-            damaged: AtomicU64::new(0),
-            queued_bytes: AtomicUsize::new(0),
-            max_queued_bytes: options.max_queued_bytes,
-        });
+        let shared = Arc::new(Shared::new(file, &options));
         let (queue, calls) = mpsc::unbounded_channel();
-        let worker = Worker { shared: shared.clone(), place, options, failed: None };
+        let worker = Worker::new(shared.clone(), place, options);
         env.offload.worker("duractor-snapshots", Box::pin(worker.run(calls, lock)));
         Ok(Arc::new(Self { shared, queue }))
     }
@@ -165,7 +86,7 @@ impl RedbSnapshots {
             return Ok(None);
         }
         let found = match &*self.shared.file() {
-            File::Open(file) => contained(|| tables::load(&file.db, entity, criteria)),
+            File::Open(file) => file.with(|db| tables::load(db, entity, criteria)),
             File::Broken(error) => return Err(error.clone()),
         };
         match found {
@@ -175,7 +96,7 @@ impl RedbSnapshots {
             }
             Err(fault) => {
                 self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-                tables::report(entity, &format!("{fault:?}"));
+                tables::report(entity, &fault.to_string());
                 if fault.is_poison() {
                     let _ = self.queue.send(Call::Reopen);
                 }
@@ -231,6 +152,9 @@ impl SnapshotStore for RedbSnapshots {
         entity: &EntityId,
         criteria: Criteria,
     ) -> BoxFuture<'static, Result<u64, SnapshotError>> {
+        if let Err(error) = self.shared.reserve(CALL_BYTES) {
+            return Box::pin(future::ready(Err(error)));
+        }
         let (tx, rx) = oneshot::channel();
         self.call(Call::Delete { entity: entity.clone(), criteria, answer: tx }, rx)
     }
@@ -249,227 +173,5 @@ impl SnapshotStore for RedbSnapshots {
                 let _ = rx.await;
             }
         })
-    }
-}
-
-impl Shared {
-    fn file(&self) -> RwLockReadGuard<'_, File> {
-        // Panics of redb are caught inside; the slot itself is only ever replaced whole.
-        self.file.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn replace(&self, file: File) -> File {
-        let mut slot = self.file.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *slot, file)
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<(), SnapshotError> {
-        let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        // A save that is larger than the limit is taken by an idle store.
-        if queued > 0 && queued + bytes > self.max_queued_bytes {
-            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(SnapshotError::Busy { queued_bytes: queued });
-        }
-        Ok(())
-    }
-}
-
-/// Where the answer to a change goes.
-enum Waiter {
-    Save(Answer<Vec<Saved>>),
-    Delete(Answer<u64>),
-}
-
-impl Waiter {
-    /// A caller that stopped waiting does not undo the change.
-    fn answer(self, result: Result<Done, SnapshotError>) {
-        match (self, result) {
-            (Waiter::Save(answer), Ok(Done::Saved(saved))) => drop(answer.send(Ok(saved))),
-            (Waiter::Delete(answer), Ok(Done::Deleted(n))) => drop(answer.send(Ok(n))),
-            (Waiter::Save(answer), Err(error)) => drop(answer.send(Err(error))),
-            (Waiter::Delete(answer), Err(error)) => drop(answer.send(Err(error))),
-            // Answers come in the order of the changes, so these do not meet.
-            (Waiter::Save(_), Ok(Done::Deleted(_))) | (Waiter::Delete(_), Ok(Done::Saved(_))) => {}
-        }
-    }
-}
-
-/// What is done in one transaction.
-#[derive(Default)]
-struct Group {
-    changes: Vec<Change>,
-    waiters: Vec<Waiter>,
-    bytes: usize,
-    reopen: bool,
-    shutdown: Vec<oneshot::Sender<()>>,
-}
-
-/// The one writer.
-struct Worker {
-    shared: Arc<Shared>,
-    place: Place,
-    options: SnapshotOptions,
-    /// Why nothing is written any more.
-    failed: Option<String>,
-}
-
-impl Worker {
-    async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>, lock: Box<dyn DiskLock>) {
-        // Ends by a shutdown, or when the store is dropped.
-        while let Some(call) = calls.recv().await {
-            let mut group = Group::default();
-            self.take(&mut group, call);
-            while group.bytes < GROUP_BYTES && group.shutdown.is_empty() {
-                match calls.try_recv() {
-                    Ok(call) => self.take(&mut group, call),
-                    Err(_) => break,
-                }
-            }
-            self.perform(&mut group);
-            if !group.shutdown.is_empty() {
-                self.close();
-                drop(lock);
-                for answer in group.shutdown {
-                    // Whoever asked may have stopped waiting.
-                    let _ = answer.send(());
-                }
-                return;
-            }
-        }
-        self.close();
-    }
-
-    fn take(&self, group: &mut Group, call: Call) {
-        match call {
-            Call::Save { snapshots, keep, bytes, answer } => {
-                self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-                let rows = snapshots.into_iter().map(|snapshot| self.encode(&snapshot)).collect();
-                group.changes.push(Change::Save(rows, keep));
-                group.waiters.push(Waiter::Save(answer));
-                group.bytes += bytes;
-            }
-            Call::Delete { entity, criteria, answer } => {
-                group.changes.push(Change::Delete(entity, criteria));
-                group.waiters.push(Waiter::Delete(answer));
-                group.bytes += CALL_BYTES;
-            }
-            Call::Reopen => group.reopen = true,
-            Call::Shutdown { answer } => group.shutdown.push(answer),
-        }
-    }
-
-    fn encode(&self, snapshot: &Snapshot) -> Row {
-        let key = value::key(&snapshot.entity, snapshot.seq);
-        let (how, above) = (self.options.compression, self.options.compress_above_bytes);
-        let value = value::encode(&key, snapshot, how, above);
-        Row { entity: snapshot.entity.clone(), key, value }
-    }
-
-    fn perform(&mut self, group: &mut Group) {
-        if group.reopen {
-            self.reopen("a load met damage", false);
-        }
-        if group.changes.is_empty() {
-            return;
-        }
-        let changes = std::mem::take(&mut group.changes);
-        let waiters = std::mem::take(&mut group.waiters);
-        match self.commit(&changes) {
-            Ok(done) => waiters.into_iter().zip(done).for_each(|(w, done)| w.answer(Ok(done))),
-            Err(error) => waiters.into_iter().for_each(|w| w.answer(Err(error.clone()))),
-        }
-    }
-
-    fn commit(&mut self, changes: &[Change]) -> Result<Vec<Done>, SnapshotError> {
-        if let Some(cause) = &self.failed {
-            return Err(SnapshotError::Failed { cause: cause.clone() });
-        }
-        if matches!(&*self.shared.file(), File::Broken(_)) {
-            self.reopen("it could not be opened before", false);
-        }
-        let fault = match self.try_commit(changes)? {
-            Ok(done) => return Ok(done),
-            Err(fault) => fault,
-        };
-        // redb takes no more writes after a failed one. The file is opened again and verified; it
-        // is sound then, or another one in its place.
-        self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-        self.reopen(&format!("{fault:?}"), true);
-        self.try_commit(changes)?.map_err(|fault| SnapshotError::Damaged {
-            path: self.place.path.clone(),
-            reason: format!("{fault:?}"),
-        })
-    }
-
-    /// The outer error is final, the inner one is damage that opening the file again may heal.
-    fn try_commit(
-        &mut self,
-        changes: &[Change],
-    ) -> Result<Result<Vec<Done>, Fault>, SnapshotError> {
-        let shared = self.shared.clone();
-        let slot = shared.file();
-        let file = match &*slot {
-            File::Open(file) => file,
-            File::Broken(error) => return Err(error.clone()),
-        };
-        // What an earlier full disk left over goes first, and until it is written there is no use
-        // in adding to it.
-        let left_over = file.paged.settle();
-        left_over.map_err(|unsettled| self.unsettled(unsettled, false))?;
-        // Before the commit, so that no load that begins after it can miss it.
-        shared.any.store(true, Ordering::Release);
-        let applied = contained(|| tables::apply(&file.db, changes));
-        let settled = file.paged.settle();
-        settled.map_err(|unsettled| self.unsettled(unsettled, true))?;
-        Ok(applied.map(|(done, damaged)| {
-            shared.damaged.fetch_add(damaged, Ordering::Relaxed);
-            done
-        }))
-    }
-
-    fn unsettled(&mut self, unsettled: Unsettled, under_way: bool) -> SnapshotError {
-        match unsettled {
-            Unsettled::Full(message) => SnapshotError::DiskFull { message },
-            Unsettled::Failed(cause) => {
-                tracing::error!(cause, "the snapshot store takes no more saves");
-                self.failed = Some(cause.clone());
-                if under_way {
-                    SnapshotError::FailedUnderWay { cause }
-                } else {
-                    SnapshotError::Failed { cause }
-                }
-            }
-        }
-    }
-
-    /// Closes the file and opens it again; `verify` has all of its pages checked.
-    fn reopen(&mut self, reason: &str, verify: bool) {
-        if self.failed.is_some() {
-            return;
-        }
-        tracing::warn!(reason, path = %self.place.path.display(), "opening the snapshots again");
-        self.close_file(SnapshotError::Closed);
-        let opened = self.place.open(verify);
-        if let Err(error) = &opened {
-            tracing::error!(%error, "the snapshots cannot be opened again");
-        }
-        self.shared.replace(opened.map_or_else(File::Broken, File::Open));
-    }
-
-    fn close(&self) {
-        self.shared.closed.store(true, Ordering::Release);
-        self.close_file(SnapshotError::Closed);
-    }
-
-    fn close_file(&self, instead: SnapshotError) {
-        let file = self.shared.replace(File::Broken(instead));
-        // redb writes on close, and may panic where the file is damaged.
-        let closed = contained(|| {
-            drop(file);
-            Ok(())
-        });
-        if let Err(fault) = closed {
-            tracing::warn!(?fault, "the snapshots were not closed well");
-        }
     }
 }

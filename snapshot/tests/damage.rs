@@ -11,7 +11,9 @@ use duractor_snapshot::{
 };
 use support::{Fault, MemDisk, Random, id, open, open_with, path, snap};
 
+/// Few enough to be quick, many enough for a tree of three levels.
 const KEYS: u64 = 40;
+const DEEP_KEYS: u64 = 2_000;
 
 /// redb panics on some damage; the store contains that, and the output need not show each.
 fn quiet_redb() {
@@ -23,12 +25,12 @@ fn quiet_redb() {
     }));
 }
 
-/// The bytes of a store with a few hundred snapshots.
-async fn stored(clean: bool) -> Vec<u8> {
+/// The bytes of a store with a few snapshots of each key.
+async fn stored(keys: u64, clean: bool) -> Vec<u8> {
     let disk = MemDisk::default();
     let store = open(&disk).await.expect("opens");
     for round in 1..=5 {
-        let batch = (0..KEYS).map(|k| snap(&k.to_string(), round * 3 + k)).collect();
+        let batch = (0..keys).map(|k| snap(&k.to_string(), round * 3 + k)).collect();
         store.save(batch, Retention::newest(4)).await.expect("saves");
     }
     if clean {
@@ -37,10 +39,10 @@ async fn stored(clean: bool) -> Vec<u8> {
     disk.read(&path())
 }
 
-/// Loads everything; whatever comes must be what was saved. Returns how many came.
-async fn check(store: &RedbSnapshots, what: &str) -> u64 {
+/// Loads of some keys what there is; whatever comes must be what was saved. Returns how many came.
+async fn check(store: &RedbSnapshots, keys: u64, what: &str) -> u64 {
     let mut found = 0;
-    for key in (0..KEYS).map(|k| k.to_string()) {
+    for key in (0..keys).step_by(keys as usize / KEYS as usize).map(|k| k.to_string()) {
         for criteria in [Criteria::ALL, Criteria::up_to(Seq(20))] {
             match store.load(&id(&key), criteria).await {
                 Ok(None) => {}
@@ -55,67 +57,98 @@ async fn check(store: &RedbSnapshots, what: &str) -> u64 {
     found
 }
 
-/// A bit to flip: half of them anywhere, half where something is stored.
-fn bit(bytes: &[u8], random: &mut Random) -> u64 {
-    let size = bytes.len() as u64;
+/// What happens to a file.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    Flip,
+    /// A write that went to another page: pages may then point in circles.
+    Misdirected,
+    Garbage,
+    Zeros,
+    Cut,
+}
+
+/// A byte to damage: half of the time anywhere, else in a page where something is stored.
+fn place(bytes: &[u8], random: &mut Random) -> usize {
     let anywhere = random.below(2) == 0;
     loop {
-        let at = random.below(size);
-        let page = &bytes[at as usize / 4096 * 4096..];
+        let at = random.below(bytes.len() as u64) as usize;
+        let page = &bytes[at / 4096 * 4096..];
         if anywhere || page.iter().take(4096).any(|b| *b != 0) {
-            return at * 8 + random.below(8);
+            return at;
         }
     }
 }
 
-async fn flips(seeds: std::ops::Range<u64>) {
+fn damage(bytes: &mut Vec<u8>, how: Damage, random: &mut Random) {
+    let at = place(bytes, random);
+    let page = at / 4096 * 4096;
+    let from = place(bytes, random) / 4096 * 4096;
+    match how {
+        Damage::Flip => bytes[at] ^= 1 << random.below(8),
+        Damage::Misdirected => bytes.copy_within(from..from + 4096, page),
+        Damage::Garbage => bytes[page..page + 512].fill_with(|| random.next() as u8),
+        Damage::Zeros => bytes[page..page + 4096].fill(0),
+        Damage::Cut => bytes.truncate(at),
+    }
+}
+
+async fn damaged_stores(keys: u64, kinds: &[Damage], seeds: std::ops::Range<u64>) {
     quiet_redb();
-    let files = [stored(true).await, stored(false).await];
+    let files = [stored(keys, true).await, stored(keys, false).await];
     for seed in seeds {
         let mut random = Random(seed);
         let bytes = &files[random.below(2) as usize];
-        let bit = bit(bytes, &mut random);
+        let how = kinds[random.below(kinds.len() as u64) as usize];
         let while_open = random.below(2) == 0;
-        let what = format!("seed {seed}, bit {bit}, while open: {while_open}");
+        let what = format!("seed {seed}, {how:?}, while open: {while_open}");
         let disk = MemDisk::default();
         disk.put(&path(), bytes.clone());
         if !while_open {
-            disk.flip(&path(), bit);
+            disk.change(&path(), |bytes| damage(bytes, how, &mut random));
         }
         let cache_bytes = if random.below(2) == 0 { 0 } else { 1 << 20 };
         let options = || SnapshotOptions { cache_bytes, ..SnapshotOptions::default() };
         let store = open_with(&disk, options()).await;
         let store = store.unwrap_or_else(|error| panic!("{what}: opening is fatal: {error}"));
-        if while_open && bit / 8 < disk.read(&path()).len() as u64 {
-            disk.flip(&path(), bit);
+        if while_open {
+            disk.change(&path(), |bytes| damage(bytes, how, &mut random));
         }
-        check(&store, &what).await;
-        let key = random.below(KEYS).to_string();
-        let saved = store.save(vec![snap(&key, 100)], Retention::newest(2)).await;
+        check(&store, keys, &what).await;
+        let key = random.below(keys).to_string();
+        let saved = store.save(vec![snap(&key, 3_000)], Retention::newest(2)).await;
         let saved = saved.unwrap_or_else(|error| panic!("{what}: saving is fatal: {error}"));
-        assert!(saved[0].oldest <= Seq(100), "{what}: oldest {}", saved[0].oldest);
-        let back = store.load(&id(&key), Criteria::ALL).await.expect("loads");
-        if let Some(back) = back {
-            assert_eq!(back, snap(&key, back.seq.0), "{what}");
-        }
+        assert!(saved[0].oldest <= Seq(3_000), "{what}: oldest {}", saved[0].oldest);
+        check(&store, keys, &what).await;
         store.shutdown().await;
         let store = open_with(&disk, options()).await;
         let store = store.unwrap_or_else(|error| panic!("{what}: reopening is fatal: {error}"));
-        check(&store, &what).await;
+        check(&store, keys, &what).await;
         store.shutdown().await;
     }
 }
 
+const ALL_DAMAGE: [Damage; 5] =
+    [Damage::Flip, Damage::Misdirected, Damage::Garbage, Damage::Zeros, Damage::Cut];
+
 #[tokio::test]
 async fn a_flipped_bit_never_gives_a_wrong_state() {
-    flips(0..1500).await;
+    damaged_stores(KEYS, &[Damage::Flip], 0..2_000).await;
 }
 
-/// More of the same, for a quiet machine: `cargo test -p duractor-snapshot --test damage -- --ignored`
 #[tokio::test]
-#[ignore = "takes a minute"]
-async fn many_flipped_bits_never_give_a_wrong_state() {
-    flips(10_000..40_000).await;
+async fn damage_of_any_kind_never_gives_a_wrong_state() {
+    damaged_stores(KEYS, &ALL_DAMAGE, 0..500).await;
+    damaged_stores(DEEP_KEYS, &ALL_DAMAGE, 0..30).await;
+}
+
+/// More of the same, for a quiet machine: add `-- --ignored`.
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn much_damage_of_any_kind_never_gives_a_wrong_state() {
+    damaged_stores(KEYS, &[Damage::Flip], 10_000..20_000).await;
+    damaged_stores(KEYS, &ALL_DAMAGE, 10_000..20_000).await;
+    damaged_stores(DEEP_KEYS, &ALL_DAMAGE, 10_000..11_000).await;
 }
 
 #[tokio::test]
@@ -160,7 +193,7 @@ async fn a_damaged_value_gives_way_to_an_older_one() {
     store.shutdown().await;
     let (bytes, newest) = (disk.read(&path()), &snap("1", 15).state);
     for at in (0..bytes.len() - newest.len()).filter(|at| bytes[*at..].starts_with(newest)) {
-        disk.flip(&path(), at as u64 * 8);
+        disk.change(&path(), |bytes| bytes[at] ^= 1);
     }
     let store = open(&disk).await.expect("opens");
     assert_eq!(store.damaged(), 0);
@@ -176,14 +209,14 @@ async fn a_damaged_value_gives_way_to_an_older_one() {
 async fn reads_that_fail_count_as_absent() {
     quiet_redb();
     let disk = MemDisk::default();
-    disk.put(&path(), stored(true).await);
+    disk.put(&path(), stored(KEYS, true).await);
     let uncached = || SnapshotOptions { cache_bytes: 0, ..SnapshotOptions::default() };
     let store = open_with(&disk, uncached()).await.expect("opens");
-    let all = check(&store, "before").await;
+    let all = check(&store, KEYS, "before").await;
     assert!(all > KEYS);
     disk.set_fault(Fault::FailReads);
-    assert_eq!(check(&store, "while reads fail").await, 0);
+    assert_eq!(check(&store, KEYS, "while reads fail").await, 0);
     assert!(store.damaged() > 0);
     disk.set_fault(Fault::None);
-    assert_eq!(check(&store, "after").await, all);
+    assert_eq!(check(&store, KEYS, "after").await, all);
 }

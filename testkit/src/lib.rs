@@ -1,1 +1,17 @@
-//! Placeholder.
+//! What Duractor and its users test with.
+//!
+//! Start here, then read downwards; each module uses only those above it:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`rng`] | random numbers that follow from a seed |
+//! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
+//! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
+
+pub mod disk;
+pub mod env;
+pub mod rng;
+
+pub use disk::{DiskFaults, Fault, Keep, Op, Rule, SimDisk};
+pub use env::{SimEnv, run_sim};
+pub use rng::Rng;

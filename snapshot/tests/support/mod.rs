@@ -126,11 +126,11 @@ impl MemDisk {
         state.durable_names.insert(path.into(), inode);
     }
 
-    /// Flips a bit of a file, under whoever has it open.
-    pub(crate) fn flip(&self, path: &Path, bit: u64) {
+    /// Changes a file under whoever has it open.
+    pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
         let inode = state.names[path];
-        state.inodes[inode].now[(bit / 8) as usize] ^= 1 << (bit % 8);
+        change(&mut state.inodes[inode].now);
     }
 
     /// The disk after the machine crashed: of the unsynced changes, each kept or not by chance.

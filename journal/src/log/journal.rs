@@ -1,0 +1,421 @@
+//! The `Journal` port over the segmented log.
+
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+
+use futures_util::{future::BoxFuture, stream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    codec::{encode_batch, encode_delete},
+    files::{Files, Source},
+    frame::Kind,
+    heads::advance,
+    live::Live,
+    maintain::{Maintenance, Request},
+    open::{Opened, open},
+    options::LogConfig,
+    read::{Replay, Tail},
+    shared::{Done, Pending, Shard, Shared, SharedLock, State, Task},
+    writer::{Spares, Writer, claim},
+};
+use crate::{
+    check::check_batch,
+    env::Env,
+    error::JournalError,
+    id::{EntityId, Position, Seq, ShardId, Term},
+    port::{AppendDone, Head, Journal, RecordChunks, ReplayRange},
+    record::{AppendBatch, Limits},
+};
+
+/// The journal in files: one segmented log for all shards, group-committed by one writer.
+///
+/// Nothing is acknowledged before it is fsynced. A failed write or fsync stops it for good; a full
+/// disk refuses appends until there is space again. See the module's page for the files.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use duractor_journal::{AppendBatch, EntityId, Env, Journal, LogConfig, LogJournal, NewEvent};
+/// use duractor_journal::{Seq, Timestamp};
+/// # let dir = tempfile::tempdir()?; let dir = dir.path();
+/// let journal = LogJournal::open(LogConfig::new(dir), Env::production()).await?;
+/// let entity = EntityId::new("order", "17")?;
+/// let epoch = journal.claim(entity.shard(journal.shards())).await?;
+/// let appended = journal
+///     .append(AppendBatch {
+///         entity: entity.clone(),
+///         epoch,
+///         expected_seq: Seq::ZERO,
+///         timestamp: Timestamp(0),
+///         request: None,
+///         events: vec![NewEvent::new("placed", 1, &b"..."[..])],
+///     })
+///     .await?;
+/// assert_eq!(appended.last_seq, Seq(1));
+/// journal.shutdown().await;
+/// # Ok(()) }
+/// ```
+pub struct LogJournal {
+    shared: Arc<Shared>,
+    queue: mpsc::UnboundedSender<Task>,
+    requests: mpsc::UnboundedSender<Request>,
+    lock: Arc<Mutex<Option<SharedLock>>>,
+}
+
+impl LogJournal {
+    /// Opens the log in the configured folder, made new if there is none. Reads the index of
+    /// sealed files and scans the segments that are not sealed, as a rule one.
+    ///
+    /// # Errors
+    /// [`JournalError::Locked`] where another process has it open, [`JournalError::Corrupt`] where
+    /// durable bytes do not verify, [`JournalError::Incompatible`] where it was made by another
+    /// version or with another number of shards.
+    pub async fn open(config: LogConfig, env: Env) -> Result<Arc<Self>, JournalError> {
+        let (job_config, job_env) = (config.clone(), env.clone());
+        let opened = env.offload(move || prepare(&job_config, &job_env)).await;
+        let (opened, active, spares) =
+            opened.ok_or_else(|| stopped("opening the log was given up"))??;
+        let (epochs, last): (Vec<_>, Vec<_>) = opened.shards.into_iter().unzip();
+        let shared =
+            Arc::new(Shared::new(config, env, opened.meta.log_id, opened.files.into(), &epochs));
+        let (queue, tasks) = mpsc::unbounded_channel();
+        let (requests, wanted) = mpsc::unbounded_channel();
+        let lock = opened.lock;
+        let tasks = (tasks, lock.clone());
+        let writer = Writer::new(shared.clone(), spares.clone(), tasks, active, &last);
+        let maintenance = Maintenance::new(shared.clone(), spares, (wanted, lock.clone()));
+        let offload = &shared.env.offload;
+        offload.worker("duractor-log", Box::pin(writer.run()));
+        offload.worker("duractor-log-maintenance", Box::pin(maintenance.run()));
+        Ok(Arc::new(Self { shared, queue, requests, lock: Arc::new(Mutex::new(Some(lock))) }))
+    }
+
+    /// Seals the current segment, merges sealed files as far as their size allows, and leaves
+    /// deleted events behind, at once instead of when it is due.
+    ///
+    /// # Errors
+    /// As for an append; and where a file does not verify.
+    pub async fn maintain(&self) -> Result<(), JournalError> {
+        let (done, rolled) = oneshot::channel();
+        self.queue.send(Task::Roll(done)).map_err(|_| self.stopped())?;
+        rolled.await.map_err(|_| self.stopped())??;
+        let (done, worked) = oneshot::channel();
+        self.requests.send(done).map_err(|_| self.stopped())?;
+        worked.await.map_err(|_| self.stopped())?
+    }
+
+    /// How many sealed files and segments the log has, and how many bytes they take.
+    #[must_use]
+    pub fn usage(&self) -> LogUsage {
+        let set = self.shared.files.now();
+        LogUsage {
+            sealed_files: set.sealed.len(),
+            segments: set.live.len(),
+            bytes: set.sealed.iter().map(|sealed| sealed.len).sum::<u64>()
+                + set.live.iter().map(|live| live.capacity).sum::<u64>(),
+        }
+    }
+
+    fn shard(&self, shard: ShardId) -> Result<&Shard, JournalError> {
+        let shards = self.shared.config.shards;
+        self.shared
+            .shards
+            .get(usize::from(shard.0))
+            .ok_or(JournalError::UnknownShard { shard, shards })
+    }
+
+    fn stopped(&self) -> JournalError {
+        self.shared.check_open().err().unwrap_or(JournalError::Closed)
+    }
+
+    /// Checks a write against what is known, and queues it: both under the shard's lock, so that
+    /// the writer meets a shard's writes in the order in which they were accepted.
+    fn accept(&self, batch: AppendBatch, done: Done) -> Result<(), (JournalError, Done)> {
+        let frame = match self.fits(&batch) {
+            Ok(()) => encode_batch(&batch),
+            Err(error) => return Err((error, done)),
+        };
+        let id = batch.entity.shard(self.shared.config.shards);
+        let shard = &self.shared.shards[usize::from(id.0)];
+        let count = batch.events.len() as u64;
+        let mut heads = shard.lock();
+        let checked = (|| {
+            self.shared.check_open()?;
+            heads.check_epoch(batch.epoch)?;
+            let completed = shard.completed.load(Ordering::Acquire);
+            let load = || self.shared.files.now().find(&batch.entity).map(|(head, _)| head);
+            let head = heads.head(&batch.entity, completed, load)?;
+            advance(&batch.entity, head, batch.expected_seq, count)
+        })();
+        let head = match checked {
+            Ok(head) => head,
+            Err(error) => return Err((error, done)),
+        };
+        let ticket = heads.submitted(&batch.entity, head);
+        self.send(Pending {
+            kind: Kind::Batch,
+            shard: id,
+            term: batch.epoch,
+            what: Some((batch.entity, batch.expected_seq.next(), head.last_seq)),
+            records: count as u32,
+            ticket,
+            queued_bytes: frame.len(),
+            frame,
+            done,
+        });
+        Ok(())
+    }
+
+    fn fits(&self, batch: &AppendBatch) -> Result<(), JournalError> {
+        check_batch(batch, &self.shared.config.limits)?;
+        let queued_bytes = self.shared.queued_bytes.load(Ordering::Relaxed);
+        if queued_bytes > self.shared.config.queue_bytes {
+            return Err(JournalError::Busy { queued_bytes });
+        }
+        Ok(())
+    }
+
+    fn send(&self, pending: Pending) {
+        self.shared.queued_bytes.fetch_add(pending.queued_bytes, Ordering::Relaxed);
+        if let Err(mpsc::error::SendError(Task::Write(pending))) =
+            self.queue.send(Task::Write(pending))
+        {
+            pending.done.tell(Err(self.stopped()));
+        }
+    }
+
+    fn delete(
+        &self,
+        entity: &EntityId,
+        to: Seq,
+        epoch: Term,
+        done: oneshot::Sender<Result<(), JournalError>>,
+    ) -> Result<(), JournalError> {
+        let id = entity.shard(self.shared.config.shards);
+        let shard = self.shard(id)?;
+        let mut heads = shard.lock();
+        self.shared.check_open()?;
+        heads.check_epoch(epoch)?;
+        let completed = shard.completed.load(Ordering::Acquire);
+        let set = self.shared.files.now();
+        let mut head = heads.head(entity, completed, || set.find(entity).map(|(head, _)| head))?;
+        let to = to.min(head.last_seq);
+        if to <= head.deleted_to {
+            drop(done.send(Ok(())));
+            return Ok(());
+        }
+        count_dead(&set, entity, head.deleted_to, to)?;
+        head.deleted_to = to;
+        let ticket = heads.submitted(entity, head);
+        let frame = encode_delete(entity, to);
+        self.send(Pending {
+            kind: Kind::Delete,
+            shard: id,
+            term: epoch,
+            what: Some((entity.clone(), to, to)),
+            records: 1,
+            ticket,
+            queued_bytes: frame.len(),
+            frame,
+            done: Done::Other(done),
+        });
+        self.shared.work.notify_one();
+        Ok(())
+    }
+}
+
+/// What a log takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogUsage {
+    /// Files of sealed segments.
+    pub sealed_files: usize,
+    /// Segments that are not sealed yet, the one being written among them.
+    pub segments: usize,
+    /// Bytes of all these.
+    pub bytes: u64,
+}
+
+/// Everything of opening that blocks.
+#[allow(clippy::type_complexity, reason = "used once, right above")]
+fn prepare(
+    config: &LogConfig,
+    env: &Env,
+) -> Result<(Opened, (Arc<Live>, u64), Arc<Mutex<Spares>>), JournalError> {
+    let mut opened = open(config, env)?;
+    let active = match opened.active.take() {
+        Some(active) => active,
+        None => {
+            let key = (env.entropy.next_u64(), opened.meta.log_id);
+            let id = opened.next_segment;
+            let live = Live::create(&*env.disk, &config.dir, id, key, config.segment_bytes)
+                .map_err(|e| JournalError::io("making a segment in", &config.dir, &e))?;
+            opened.next_segment += 1;
+            let live = Arc::new(live);
+            opened.files.change(|set| set.live.push(live.clone()));
+            (live, super::layout::FILE_HEADER_BYTES)
+        }
+    };
+    let spares = Spares::new(opened.next_segment, opened.spare.take());
+    Ok((opened, active, spares))
+}
+
+fn stopped(cause: &str) -> JournalError {
+    JournalError::Failed { cause: cause.into() }
+}
+
+/// Notes in the sealed files how many of their events a deletion takes away.
+fn count_dead(
+    set: &super::files::FileSet,
+    entity: &EntityId,
+    after: Seq,
+    to: Seq,
+) -> Result<(), JournalError> {
+    for source in set.find(entity)?.1 {
+        let Source::Sealed(sealed) = source else { continue };
+        let runs = sealed.entity(entity)?.map(|index| index.runs).unwrap_or_default();
+        let overlap = |run: &super::index::Run| {
+            (run.last_seq.min(to.0) + 1).saturating_sub(run.first_seq.max(after.0 + 1))
+        };
+        sealed.dead.fetch_add(runs.iter().map(overlap).sum(), Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+impl Journal for LogJournal {
+    fn limits(&self) -> Limits {
+        self.shared.config.limits
+    }
+
+    fn shards(&self) -> u16 {
+        self.shared.config.shards
+    }
+
+    fn claim(&self, shard: ShardId) -> BoxFuture<'static, Result<Term, JournalError>> {
+        let (tx, rx) = oneshot::channel();
+        let claimed = self.shard(shard).and_then(|known| {
+            let mut heads = known.lock();
+            self.shared.check_open()?;
+            heads.epoch = Term(heads.epoch.0 + 1);
+            let ticket = heads.claimed();
+            self.send(claim(shard, heads.epoch, ticket, Done::Other(tx)));
+            Ok(heads.epoch)
+        });
+        Box::pin(async move {
+            let term = claimed?;
+            rx.await.unwrap_or(Err(JournalError::Closed))?;
+            Ok(term)
+        })
+    }
+
+    fn submit(&self, batch: AppendBatch, done: AppendDone) {
+        if let Err((error, done)) = self.accept(batch, Done::Append(done)) {
+            done.tell(Err(error));
+        }
+    }
+
+    fn replay(&self, entity: &EntityId, range: ReplayRange) -> RecordChunks {
+        if let Err(error) = self.shared.check_not_closed() {
+            return Box::pin(stream::iter([Err(error)]));
+        }
+        let replay = Replay::new(self.shared.files.clone(), entity.clone(), range);
+        let env = self.shared.env.clone();
+        let pieces = stream::unfold(Some(replay), move |replay| {
+            let env = env.clone();
+            async move {
+                let mut replay = replay?;
+                let read = env.offload(move || (replay.next(), replay)).await;
+                match read {
+                    Some((Ok(records), _)) if records.is_empty() => None,
+                    Some((Ok(records), replay)) => {
+                        Some((Ok(records), (!replay.is_done()).then_some(replay)))
+                    }
+                    Some((Err(error), _)) => Some((Err(error), None)),
+                    None => Some((Err(stopped("a read was given up")), None)),
+                }
+            }
+        });
+        Box::pin(pieces)
+    }
+
+    fn head(&self, entity: &EntityId) -> BoxFuture<'static, Result<Head, JournalError>> {
+        let (files, entity): (Arc<Files>, _) = (self.shared.files.clone(), entity.clone());
+        let open = self.shared.check_not_closed();
+        let found =
+            self.shared.env.offload(move || files.now().find(&entity).map(|(head, _)| head));
+        Box::pin(async move {
+            open?;
+            found.await.unwrap_or(Err(JournalError::Closed))
+        })
+    }
+
+    fn delete_to(
+        &self,
+        entity: &EntityId,
+        to: Seq,
+        epoch: Term,
+    ) -> BoxFuture<'static, Result<(), JournalError>> {
+        let (tx, rx) = oneshot::channel();
+        let accepted = self.delete(entity, to, epoch, tx);
+        Box::pin(async move {
+            accepted?;
+            rx.await.unwrap_or(Err(JournalError::Closed))
+        })
+    }
+
+    fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {
+        let refused = self.shard(shard).and_then(|_| self.shared.check_not_closed());
+        if let Err(error) = refused {
+            return Box::pin(stream::iter([Err(error)]));
+        }
+        let tail = Tail::new(self.shared.files.clone(), shard, after);
+        let shared = self.shared.clone();
+        Box::pin(stream::unfold(Some(tail), move |tail| follow(shared.clone(), shard, tail)))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.shared.alone(|_| {
+            self.shared.stop(State::Closed);
+            // An error means that the writer is gone: it has nothing to finish.
+            let _ = self.queue.send(Task::Close);
+        });
+        self.shared.wake_all();
+        let (queue, requests) = (self.queue.clone(), self.requests.clone());
+        let (shared, lock) = (self.shared.clone(), self.lock.clone());
+        Box::pin(async move {
+            queue.closed().await;
+            requests.closed().await;
+            shared.wake_all();
+            lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        })
+    }
+}
+
+/// The next records of a shard, waiting for them if need be.
+async fn follow(
+    shared: Arc<Shared>,
+    shard: ShardId,
+    tail: Option<Tail>,
+) -> Option<(Result<Vec<crate::record::EventRecord>, JournalError>, Option<Tail>)> {
+    let mut tail = tail?;
+    loop {
+        let committed = shared.shards[usize::from(shard.0)].committed.notified();
+        tokio::pin!(committed);
+        committed.as_mut().enable();
+        let stopped = shared.is_stopped();
+        let (read, back) = shared.env.offload(move || (tail.next(), tail)).await?;
+        tail = back;
+        match read {
+            Ok(records) if !records.is_empty() => return Some((Ok(records), Some(tail))),
+            Ok(_) if stopped => return None,
+            Ok(_) => committed.await,
+            Err(error) => return Some((Err(error), None)),
+        }
+    }
+}
+
+impl Drop for LogJournal {
+    fn drop(&mut self) {
+        // The writer ends when its queue does; the maintenance must hear of it.
+        self.shared.stop(State::Closed);
+        self.shared.wake_all();
+    }
+}

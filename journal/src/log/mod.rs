@@ -1,0 +1,37 @@
+//! The segmented log: one per node, shared by all its shards.
+//!
+//! The way of an append, from top to bottom: [`journal`] checks it against [`heads`] and queues it;
+//! [`writer`] stamps its [`frame`], writes and syncs it with all others that wait, notes it in the
+//! segment's [`index`] ([`live`]) and tells the caller. [`read`] finds it again through [`files`].
+//! When the segment is full, [`maintain`] seals it ([`seal`], [`build`]) into a file that is sorted
+//! by entity and has an index on disk ([`sealed`]), and merges such files by [`policy`]. [`open`]
+//! finds out after a crash what there is, and [`scan`] where the log ends.
+
+pub(crate) mod codec;
+pub(crate) mod frame;
+pub(crate) mod layout;
+
+pub(crate) mod index;
+pub(crate) mod scan;
+pub(crate) mod sealed;
+
+pub(crate) mod build;
+pub(crate) mod live;
+
+pub(crate) mod files;
+pub(crate) mod options;
+pub(crate) mod policy;
+pub(crate) mod read;
+pub(crate) mod seal;
+
+pub(crate) mod heads;
+pub(crate) mod open;
+pub(crate) mod shared;
+
+pub(crate) mod maintain;
+pub(crate) mod writer;
+
+pub(crate) mod journal;
+
+pub use journal::{LogJournal, LogUsage};
+pub use options::LogConfig;

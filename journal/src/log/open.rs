@@ -1,0 +1,286 @@
+//! Opening a log: which files count, what they hold, and where to go on writing.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    files::{FileSet, Files},
+    index::SegmentIndex,
+    layout::{FileHeader, FileKind, Meta, Named, parse_name},
+    live::Live,
+    options::LogConfig,
+    scan::{Scanned, Tail, scan},
+    sealed::Sealed,
+    shared::SharedLock,
+};
+use crate::{
+    disk::Disk,
+    env::Env,
+    error::JournalError,
+    id::{MAX_SHARDS, Position, ShardId, Term},
+};
+
+/// What was found.
+pub(crate) struct Opened {
+    pub lock: SharedLock,
+    pub meta: Meta,
+    pub files: Files,
+    /// The segment to go on writing, and where; none where a new one must be made.
+    pub active: Option<(Arc<Live>, u64)>,
+    /// An empty segment for later.
+    pub spare: Option<Live>,
+    /// The first segment number that was never used.
+    pub next_segment: u64,
+    /// Each shard's epoch and last position.
+    pub shards: Vec<(Term, Position)>,
+}
+
+/// Opens the files of a log, made new if there is none.
+pub(crate) fn open(config: &LogConfig, env: &Env) -> Result<Opened, JournalError> {
+    check(config)?;
+    let (disk, dir) = (&*env.disk, config.dir.as_path());
+    create_dir(disk, dir).map_err(|e| JournalError::io("creating", dir, &e))?;
+    let lock = lock(disk, dir)?;
+    let new = Meta { log_id: env.entropy.next_u64(), shards: config.shards };
+    let meta = Meta::open_or_create(disk, dir, new)?;
+    if meta.shards != config.shards {
+        return Err(JournalError::Incompatible {
+            path: Meta::path(dir),
+            reason: format!(
+                "the log was made with {} shards, and {} are configured",
+                meta.shards, config.shards
+            ),
+        });
+    }
+    let found = list(disk, dir, &meta)?;
+    let mut opened = Opened {
+        lock,
+        meta,
+        files: Files::default(),
+        active: None,
+        spare: None,
+        next_segment: found.next_segment,
+        shards: vec![(Term(0), Position::ZERO); usize::from(meta.shards)],
+    };
+    let set = read(found, &mut opened)?;
+    opened.files.change(|files| *files = set);
+    Ok(opened)
+}
+
+fn check(config: &LogConfig) -> Result<(), JournalError> {
+    let refuse = |reason: &str| {
+        Err(JournalError::Incompatible { path: config.dir.clone(), reason: reason.into() })
+    };
+    if config.shards == 0 || config.shards > MAX_SHARDS {
+        return refuse("shards must be 1 to 256");
+    }
+    if !(16 << 10..=1 << 30).contains(&config.segment_bytes) {
+        return refuse("segment_bytes must be 16 KiB to 1 GiB");
+    }
+    if config.merged_bytes > 2 << 30 {
+        return refuse("merged_bytes must be at most 2 GiB");
+    }
+    if config.limits.max_batch_bytes > super::frame::MAX_PAYLOAD_BYTES / 2 {
+        return refuse("max_batch_bytes must be at most 128 MiB");
+    }
+    Ok(())
+}
+
+/// Makes the folder and those above it, durably.
+fn create_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let missing = |dir: &Path| match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    };
+    let mut changed = Vec::new();
+    let mut at = dir;
+    while missing(at)? {
+        let Some(parent) = at.parent() else { break };
+        at = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        changed.push(at);
+    }
+    disk.create_dir_all(dir)?;
+    changed.into_iter().rev().try_for_each(|parent| disk.sync_dir(parent))
+}
+
+fn lock(disk: &dyn Disk, dir: &Path) -> Result<SharedLock, JournalError> {
+    let path = dir.join("LOCK");
+    disk.lock(&path).map(Arc::from).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => JournalError::Locked { path },
+        _ => JournalError::io("locking", path, &error),
+    })
+}
+
+/// The files that count: those that were replaced and not removed yet are removed now.
+struct Found {
+    sealed: Vec<Sealed>,
+    /// By number.
+    segments: Vec<Live>,
+    next_segment: u64,
+}
+
+fn list(disk: &dyn Disk, dir: &Path, meta: &Meta) -> Result<Found, JournalError> {
+    let names = disk.list(dir).map_err(|e| JournalError::read(dir, &e))?;
+    let (mut sealed, mut segments, mut stale) = (Vec::new(), Vec::new(), Vec::new());
+    for name in names {
+        match parse_name(&name) {
+            Named::Segment(id) => segments.push(id),
+            Named::Sealed { first, last, generation } => {
+                sealed.push((first, std::cmp::Reverse((last, generation)), name));
+            }
+            Named::Temporary => stale.push(name),
+            Named::Other => {}
+        }
+    }
+    // The widest and newest of those that start at a segment comes first, and covers the others.
+    sealed.sort();
+    segments.sort_unstable();
+    let mut found = Found { sealed: Vec::new(), segments: Vec::new(), next_segment: 1 };
+    let mut covered = 0;
+    for (first, std::cmp::Reverse((last, _)), name) in sealed {
+        if last <= covered {
+            stale.push(name);
+            continue;
+        }
+        let path = dir.join(&name);
+        if first != covered + 1 {
+            let what =
+                format!("the files of segments {} to {} are missing", covered + 1, first - 1);
+            return Err(JournalError::corrupt(path, 0, what));
+        }
+        let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
+        let file = Sealed::open(path, file)?;
+        check_header(&file.path, &file.header, meta, (first, last))?;
+        found.sealed.push(file);
+        covered = last;
+    }
+    found.next_segment = covered + 1;
+    for id in segments {
+        let name = super::layout::segment_name(id);
+        if id <= covered {
+            stale.push(name);
+            continue;
+        }
+        let path = dir.join(name);
+        if id != found.next_segment {
+            let what = format!("segments {} to {} are missing", found.next_segment, id - 1);
+            return Err(JournalError::corrupt(path, 0, what));
+        }
+        let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
+        let header = FileHeader::read(&path, &*file)?;
+        check_header(&path, &header, meta, (id, id))?;
+        let capacity = file.len().map_err(|e| JournalError::read(&path, &e))?;
+        let live = Live { id, path, file, salt: header.salt, capacity, index: Mutex::default() };
+        found.segments.push(live);
+        found.next_segment = id + 1;
+    }
+    for name in stale {
+        let path = dir.join(name);
+        disk.remove(&path).map_err(|e| JournalError::io("removing", &path, &e))?;
+    }
+    Ok(found)
+}
+
+fn check_header(
+    path: &Path,
+    header: &FileHeader,
+    meta: &Meta,
+    (first, last): (u64, u64),
+) -> Result<(), JournalError> {
+    if header.log_id != meta.log_id {
+        return Err(JournalError::Incompatible {
+            path: path.to_owned(),
+            reason: "the file belongs to another log".into(),
+        });
+    }
+    let kinds = if path.extension().is_some_and(|e| e == "log") {
+        FileKind::Segment
+    } else {
+        FileKind::Sealed
+    };
+    if (header.first, header.last) != (first, last) || header.kind != kinds {
+        return Err(JournalError::corrupt(path, 0, "the file's header and its name do not agree"));
+    }
+    Ok(())
+}
+
+/// Reads the segments, and finds out where to go on.
+fn read(found: Found, opened: &mut Opened) -> Result<FileSet, JournalError> {
+    let mut set = FileSet::default();
+    for sealed in found.sealed {
+        for row in &sealed.shards {
+            opened.note(&sealed.path, row.shard, row.epoch, row.last)?;
+        }
+        set.sealed.push(Arc::new(sealed));
+    }
+    // From the newest: a segment with frames says that all before it are complete.
+    let mut tail = Tail::MayBeTorn;
+    let mut scans = Vec::new();
+    for live in found.segments.into_iter().rev() {
+        let scanned = scan(&live.path, &*live.file, live.salt, tail)?;
+        let empty = scanned.end == super::layout::FILE_HEADER_BYTES;
+        if !empty {
+            tail = Tail::MustBeComplete;
+        }
+        scans.push((live, scanned, empty));
+    }
+    while let Some((live, scanned, empty)) = scans.pop() {
+        if empty && opened.active.is_some() && scans.is_empty() {
+            opened.spare = Some(live);
+            break;
+        }
+        if scanned.torn > 0 {
+            tracing::warn!(
+                path = %live.path.display(),
+                at = scanned.end,
+                bytes = scanned.torn,
+                "cut off a torn tail: writes that were never acknowledged"
+            );
+        }
+        settle(&live, &scanned).map_err(|e| JournalError::io("syncing", &live.path, &e))?;
+        opened.note_all(&live.path, &scanned.index)?;
+        let live = Arc::new(live);
+        live.with(|index| *index = scanned.index);
+        set.live.push(live.clone());
+        opened.active = (!scanned.complete).then_some((live, scanned.end));
+    }
+    Ok(set)
+}
+
+/// Makes durable what was read. It may not be, if only the process had died. An fsync alone does
+/// not do: after a failed one, the operating system may hold pages that it takes for written. Only
+/// the last group commit can be like that, so it is written once more.
+fn settle(live: &Live, scanned: &Scanned) -> io::Result<()> {
+    let from = scanned.last_commit.min(scanned.end);
+    let mut bytes = vec![0; (scanned.end - from) as usize];
+    live.file.read_exact_at(from, &mut bytes)?;
+    live.file.write_at(from, &bytes)?;
+    live.file.sync_data()
+}
+
+impl Opened {
+    fn note_all(&mut self, path: &Path, index: &SegmentIndex) -> Result<(), JournalError> {
+        for (shard, known) in &index.shards {
+            self.note(path, *shard, known.epoch, known.last)?;
+        }
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        path: &Path,
+        shard: ShardId,
+        epoch: Term,
+        last: Position,
+    ) -> Result<(), JournalError> {
+        let Some(known) = self.shards.get_mut(usize::from(shard.0)) else {
+            return Err(JournalError::corrupt(path, 0, format!("{shard} does not exist")));
+        };
+        *known = (known.0.max(epoch), known.1.max(last));
+        Ok(())
+    }
+}

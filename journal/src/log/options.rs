@@ -1,0 +1,56 @@
+//! What can be set of a log.
+
+use std::path::PathBuf;
+
+use crate::{id::DEFAULT_SHARDS, record::Limits};
+
+/// Settings of a [`LogJournal`](super::LogJournal). Make one with [`LogConfig::new`] and change
+/// what you want changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// The log's folder. Made if need be; held by one process at a time.
+    pub dir: PathBuf,
+    /// Into how many shards a new log is cut, 1 to 256; 12 unless set. A log that is there keeps
+    /// the number that it was made with, and opening it with another is refused.
+    pub shards: u16,
+    /// What an append may hold.
+    pub limits: Limits,
+    /// Bytes of a segment: 64 MiB unless set, 16 KiB to 1 GiB. A batch that is larger gets a
+    /// segment of its own.
+    pub segment_bytes: u64,
+    /// Sealed files are merged until they have about this many bytes: 1 GiB unless set, at most
+    /// 2 GiB. Merging one takes about 7 % of it in memory at 256 B events.
+    pub merged_bytes: u64,
+    /// How many neighbouring files of about one size are merged: 4 unless set. Fewer mean quicker
+    /// reads of cold entities and more writing.
+    pub fan_in: usize,
+    /// A sealed file is rewritten when this percentage of its events is deleted: 30 unless set.
+    pub compact_at_percent: u8,
+    /// Bytes that may wait to be written before appends are refused as busy: 64 MiB unless set.
+    pub queue_bytes: usize,
+    /// How many entities' heads are kept in memory, over all shards: 262 144 unless set; about
+    /// 100 bytes each.
+    pub cached_heads: usize,
+    /// How many full segments may wait to be sealed before appends wait too: 8 unless set. Each
+    /// keeps its index in memory, 50 to 100 bytes an event.
+    pub unsealed_segments: usize,
+}
+
+impl LogConfig {
+    /// The defaults, in this folder.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            shards: DEFAULT_SHARDS,
+            limits: Limits::default(),
+            segment_bytes: 64 << 20,
+            merged_bytes: 1 << 30,
+            fan_in: 4,
+            compact_at_percent: 30,
+            queue_bytes: 64 << 20,
+            cached_heads: 262_144,
+            unsealed_segments: 8,
+        }
+    }
+}

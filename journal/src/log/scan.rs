@@ -1,0 +1,220 @@
+//! Reading a segment from its first frame, when the log is opened: builds the index and finds the
+//! end, and tells a torn tail from damage.
+//!
+//! The log is written by one writer, group commit by group commit: write, fsync, the next. So after
+//! a crash only the last group commit can be incomplete, and any part of it may be missing. A frame
+//! knows where its group commit began (`flush`). Let `end` be the place where the chain of valid
+//! frames stops, and look for valid frames after it:
+//!
+//! - one whose `flush` is greater than `end`: what stands at `end` was durable before that frame
+//!   was written, and does not verify now. That is damage; cutting it off would lose committed
+//!   records. The log refuses to open.
+//! - none, or only frames of the group commit that covers `end`: a torn tail, never acknowledged.
+//!   It is overwritten with zeros, for a later frame must not chain to a leftover.
+//!
+//! Damage in the very last group commit before a crash looks like a torn tail, for nothing after it
+//! tells that it was durable; on a log that was closed in good order a mark tells it.
+
+use std::{io, path::Path};
+
+use super::{
+    codec::{decode_batch_head, decode_delete},
+    frame::{HEADER_BYTES, Header, Kind, claimed, verify},
+    index::{Place, SegmentIndex},
+    layout::FILE_HEADER_BYTES,
+};
+use crate::{disk::DiskFile, error::JournalError, id::Seq};
+
+/// How much of a file is read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// What a segment holds.
+pub(crate) struct Scanned {
+    pub index: SegmentIndex,
+    /// Where the next frame goes.
+    pub end: u64,
+    /// Whether the last frame is an [`Kind::End`]: the segment is full.
+    pub complete: bool,
+    /// Where the last group commit begins.
+    pub last_commit: u64,
+    /// Bytes that were zeroed because they are a torn tail.
+    pub torn: u64,
+}
+
+/// What may be at the end of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Nothing was written after this segment: its last group commit may be torn.
+    MayBeTorn,
+    /// There are frames in a later segment: this one must be complete.
+    MustBeComplete,
+}
+
+/// Reads all frames of a segment and notes them in an index.
+pub(crate) fn scan(
+    path: &Path,
+    file: &dyn DiskFile,
+    salt: u64,
+    tail: Tail,
+) -> Result<Scanned, JournalError> {
+    let len = file.len().map_err(|e| JournalError::read(path, &e))?;
+    let mut window = Window { path, file, len, start: 0, bytes: Vec::new() };
+    let mut scanned = Scanned {
+        index: SegmentIndex::default(),
+        end: FILE_HEADER_BYTES,
+        last_commit: FILE_HEADER_BYTES,
+        complete: false,
+        torn: 0,
+    };
+    while !scanned.complete {
+        let bytes = window.frame_at(scanned.end)?;
+        let Some((header, payload)) = verify(bytes, salt, scanned.end) else { break };
+        note(&mut scanned.index, &header, payload, scanned.end)
+            .ok_or_else(|| JournalError::corrupt(path, scanned.end, "a frame has no meaning"))?;
+        scanned.end += header.frame_bytes() as u64;
+        scanned.last_commit = u64::from(header.flush);
+        scanned.complete = header.kind == Kind::End;
+    }
+    if scanned.complete {
+        return Ok(scanned);
+    }
+    if tail == Tail::MustBeComplete {
+        let what = "the segment ends here, and there are records in later segments";
+        return Err(JournalError::corrupt(path, scanned.end, what));
+    }
+    if let Some(found) = later_commit(&mut window, salt, scanned.end)? {
+        let what = format!(
+            "a frame does not verify, and the one at byte {found} says that it was durable"
+        );
+        return Err(JournalError::corrupt(path, scanned.end, what));
+    }
+    scanned.torn = cut(&mut window, scanned.end)?;
+    Ok(scanned)
+}
+
+fn note(index: &mut SegmentIndex, header: &Header, payload: &[u8], offset: u64) -> Option<()> {
+    match header.kind {
+        Kind::Batch => {
+            let head = decode_batch_head(payload)?;
+            let place = Place {
+                position: header.position,
+                records: head.count as u32,
+                offset: u32::try_from(offset).ok()?,
+                len: header.frame_bytes() as u32,
+            };
+            let last = Seq(head.first_seq.0.checked_add(head.count - 1)?);
+            let seqs = (head.first_seq, last);
+            index.batch(&head.entity, seqs, header.shard, header.term, place);
+        }
+        Kind::Delete => {
+            let (entity, to) = decode_delete(payload)?;
+            index.delete(&entity, to, header.shard, header.term, header.position);
+        }
+        Kind::Claim => {
+            index.shard(header.shard, header.term, header.position);
+        }
+        Kind::Mark | Kind::End => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+/// The first valid frame after `end` that was written when everything up to `end` was durable.
+fn later_commit(window: &mut Window<'_>, salt: u64, end: u64) -> Result<Option<u64>, JournalError> {
+    let mut at = end + 1;
+    while let Some(next) = window.next_nonzero(at)? {
+        // A header's first byte may be zero: step back so far that no frame is missed.
+        let from = next.saturating_sub(HEADER_BYTES as u64).max(at);
+        for offset in from..=next {
+            let frame = claimed(window.at_least(offset, HEADER_BYTES)?);
+            if frame.is_some_and(|header| u64::from(header.flush) > end)
+                && verify(window.frame_at(offset)?, salt, offset).is_some()
+            {
+                return Ok(Some(offset));
+            }
+        }
+        at = next + 1;
+    }
+    Ok(None)
+}
+
+/// Zeroes what is left after `end`, and says how many bytes that were.
+fn cut(window: &mut Window<'_>, end: u64) -> Result<u64, JournalError> {
+    let mut last = None;
+    let mut at = end;
+    while let Some(next) = window.next_nonzero(at)? {
+        last = Some(next);
+        at = next + 1;
+    }
+    let Some(last) = last else { return Ok(0) };
+    let torn = last + 1 - end;
+    let zeros = vec![0; WINDOW_BYTES];
+    let mut offset = end;
+    while offset <= last {
+        let n = zeros.len().min((last + 1 - offset) as usize);
+        window
+            .file
+            .write_at(offset, &zeros[..n])
+            .map_err(|e| JournalError::io("cutting the torn tail of", window.path, &e))?;
+        offset += n as u64;
+    }
+    Ok(torn)
+}
+
+/// A moving view of a file.
+struct Window<'a> {
+    path: &'a Path,
+    file: &'a dyn DiskFile,
+    len: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// The bytes from `offset` on: all of the frame that is claimed to be there, or less at the
+    /// end of the file.
+    fn frame_at(&mut self, offset: u64) -> Result<&[u8], JournalError> {
+        let bytes = match claimed(self.at_least(offset, HEADER_BYTES)?) {
+            Some(header) => header.frame_bytes(),
+            None => return Ok(&[]),
+        };
+        if bytes as u64 > self.len.saturating_sub(offset) {
+            return Ok(&[]);
+        }
+        self.at_least(offset, bytes)
+    }
+
+    fn at_least(&mut self, offset: u64, wanted: usize) -> Result<&[u8], JournalError> {
+        let have = self.start + self.bytes.len() as u64;
+        if offset < self.start || (offset + wanted as u64 > have && have < self.len) {
+            let n = WINDOW_BYTES.max(wanted).min(self.len.saturating_sub(offset) as usize);
+            self.bytes.resize(n, 0);
+            self.file
+                .read_exact_at(offset, &mut self.bytes)
+                .map_err(|e: io::Error| JournalError::read(self.path, &e))?;
+            self.start = offset;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(self.bytes.get(from..).unwrap_or(&[]))
+    }
+
+    /// The first byte at or after `offset` that is not zero.
+    fn next_nonzero(&mut self, mut offset: u64) -> Result<Option<u64>, JournalError> {
+        while offset < self.len {
+            let bytes = self.at_least(offset, 1)?;
+            let zeros = leading_zeros(bytes);
+            let all = bytes.len();
+            offset += zeros as u64;
+            if zeros < all {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How many bytes at the start are zero; sixteen at a time.
+fn leading_zeros(bytes: &[u8]) -> usize {
+    let whole = bytes.chunks_exact(16).take_while(|chunk| **chunk == [0; 16]).count() * 16;
+    whole + bytes[whole..].iter().take_while(|byte| **byte == 0).count()
+}
