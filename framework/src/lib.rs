@@ -23,6 +23,7 @@ mod slot;
 mod lifecycle;
 mod shard;
 mod entity_ref;
+mod durable_state;
 mod parts;
 mod node;
 
@@ -32,6 +33,7 @@ pub use event::{Event, Upcast};
 pub use golden::{golden, golden_command};
 
 pub use context::{Context, SideContext};
+pub use durable_state::{DurableState, Replace, Replaced};
 pub use effect::{Effect, Handle, Persist, Unanswered};
 pub use entity::{CommandSet, EventSourced};
 pub use entity_ref::{Ask, EntityRef};
