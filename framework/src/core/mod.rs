@@ -178,8 +178,7 @@ impl<E: EventSourced> Core<E> {
             self.hold(what, Some(envelope), Intent::default(), None);
             return (Decision::Held, unstashed);
         }
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
         let decision = match decided {
             Err(panic) => Decision::Crashed(envelope, panic_text(panic.as_ref())),
             Ok(Err(Halt::Crash(reason))) => Decision::Crashed(envelope, reason),
