@@ -195,7 +195,7 @@ impl NodeBuilder {
     }
 
     /// How many commands may be accepted and unanswered on the node; beyond it,
-    /// [`AskError::Busy`](crate::AskError::Busy). 262 144 unless set.
+    /// [`AskError::NodeBusy`](crate::AskError::NodeBusy). 262 144 unless set.
     pub fn max_open(self, commands: u64) -> Self {
         Self { max_open: commands, ..self }
     }

@@ -184,11 +184,14 @@ impl<E: EventSourced> Slot<E> {
 
     fn check_room(&self) -> Result<(), AskError> {
         let waiting = self.load.load(Relaxed) as usize;
-        let open = self.kind.shared.ledger.counts().open();
-        if waiting < self.kind.settings().mailbox && open < self.kind.shared.max_open {
-            return Ok(());
+        if waiting >= self.kind.settings().mailbox {
+            return Err(AskError::Busy { entity: self.id.clone(), waiting });
         }
-        Err(AskError::Busy { entity: self.id.clone(), waiting })
+        let open = self.kind.shared.ledger.counts().open();
+        if open >= self.kind.shared.max_open {
+            return Err(AskError::NodeBusy { open });
+        }
+        Ok(())
     }
 
     /// Begins the next incarnation.

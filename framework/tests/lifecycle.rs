@@ -470,3 +470,22 @@ async fn recoveries_at_once_are_limited() {
     }
     finish(node).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn open_commands_are_bounded_over_the_node() {
+    let world = World::new();
+    let node = world.builder().register(Account::default()).max_open(3).start().await.unwrap();
+    world.journal.hold();
+    let asks: Vec<_> = (0..3)
+        .map(|n| tokio::spawn(account(&node, &format!("k{n}")).ask(Add { by: 1 }).into_future()))
+        .collect();
+    settle().await;
+    let error = account(&node, "other").ask(Get {}).await.unwrap_err();
+    assert!(matches!(error, AskError::NodeBusy { open: 3 }), "{error}");
+    world.journal.release();
+    for ask in asks {
+        ask.await.unwrap().unwrap();
+    }
+    assert_eq!(account(&node, "other").ask(Get {}).await.unwrap(), 0);
+    finish(node).await;
+}
