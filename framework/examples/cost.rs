@@ -81,7 +81,7 @@ async fn start() -> Result<Node, Box<dyn std::error::Error>> {
 async fn idle() -> Result<(), Box<dyn std::error::Error>> {
     let node = start().await?;
     let before = resident_bytes();
-    let begun = tokio::time::Instant::now();
+    let (begun, cpu) = (tokio::time::Instant::now(), cpu_ticks());
     for chunk in 0..ENTITIES / 1000 {
         let mut asks = Vec::with_capacity(1000);
         for n in 0..1000 {
@@ -91,11 +91,12 @@ async fn idle() -> Result<(), Box<dyn std::error::Error>> {
         }
         futures_util::future::try_join_all(asks).await?;
     }
-    let took = begun.elapsed();
-    let bytes = (resident_bytes() - before) / ENTITIES;
+    let (took, cpu) = (begun.elapsed(), cpu_ticks() - cpu);
     println!(
-        "{bytes} bytes for an idle entity; {:.0} entities/s",
-        ENTITIES as f64 / took.as_secs_f64()
+        "{} bytes for an idle entity; {:.0} entities/s, {:.1} us of processor time each",
+        (resident_bytes() - before) / ENTITIES,
+        ENTITIES as f64 / took.as_secs_f64(),
+        cpu as f64 * 10_000.0 / ENTITIES as f64
     );
     node.shutdown().await;
     Ok(())
