@@ -25,6 +25,8 @@ mod shard;
 mod entity_ref;
 mod parts;
 mod node;
+#[doc(hidden)]
+pub mod testing;
 
 pub use codec::{CodecError, Payload, Schema, SchemaError, check_schemas};
 pub use command::{Command, decode_reply, encode_reply};
