@@ -23,8 +23,8 @@ use crate::{
 
 /// A reference to one entity, whether it is in memory or not. Cheap to clone.
 pub struct EntityRef<E: EventSourced> {
-    kind: Arc<Kind<E>>,
-    id: EntityId,
+    pub(crate) kind: Arc<Kind<E>>,
+    pub(crate) id: EntityId,
 }
 
 impl<E: EventSourced> Clone for EntityRef<E> {

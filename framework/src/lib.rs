@@ -141,6 +141,8 @@ mod settings;
 mod shard;
 mod shared;
 mod slot;
+#[doc(hidden)]
+pub mod testing;
 
 pub use codec::{CodecError, Payload, Schema, SchemaError, check_schemas};
 pub use command::{Command, decode_reply, encode_reply};

@@ -157,7 +157,11 @@ pub struct NodeBuilder {
 
 impl NodeBuilder {
     /// Adds a kind of entity.
-    pub fn register<E: EventSourced>(mut self, entity: E) -> Self {
+    pub fn register<E: EventSourced>(self, entity: E) -> Self {
+        self.register_arc(Arc::new(entity))
+    }
+
+    pub(crate) fn register_arc<E: EventSourced>(mut self, entity: Arc<E>) -> Self {
         let register: Registration = Box::new(move |shared| {
             let kind = Kind::new(entity, shared.clone());
             let idle_timeout = kind.settings().idle_timeout;

@@ -110,7 +110,7 @@ enum Phase {
 }
 
 impl<E: EventSourced> Kind<E> {
-    pub(crate) fn new(entity: E, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(entity: Arc<E>, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             rules: Rules::new(entity, shared.limits),
             shared,
@@ -358,6 +358,11 @@ impl<E: EventSourced> Slot<E> {
         }
         inner.phase = Phase::Restarting;
         true
+    }
+
+    /// Whether an incarnation runs or is being started.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.lock().phase, Phase::Starting | Phase::Active(_))
     }
 
     pub(crate) fn seen(&self, generation: u32) -> Seen {

@@ -36,7 +36,7 @@ use crate::{
 
 /// What all entities of a kind decide by.
 pub(crate) struct Rules<E: EventSourced> {
-    pub(crate) entity: E,
+    pub(crate) entity: Arc<E>,
     pub(crate) settings: EntitySettings,
     pub(crate) limits: Limits,
     /// The events' names, made once.
@@ -44,7 +44,7 @@ pub(crate) struct Rules<E: EventSourced> {
 }
 
 impl<E: EventSourced> Rules<E> {
-    pub(crate) fn new(entity: E, limits: Limits) -> Self {
+    pub(crate) fn new(entity: Arc<E>, limits: Limits) -> Self {
         let settings = entity.settings();
         let names = E::Event::schemas().iter().map(|s| (s.name, s.name.into())).collect();
         Self { entity, settings, limits, names }

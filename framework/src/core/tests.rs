@@ -93,7 +93,7 @@ impl Bench {
     fn new() -> Self {
         let id = EntityId::new("sum", "one").unwrap();
         let core = Core::new(id, 0, Seq::ZERO, Window::default());
-        Self { core, rules: Rules::new(Sum, Limits::default()) }
+        Self { core, rules: Rules::new(Arc::new(Sum), Limits::default()) }
     }
 
     fn command<C>(&mut self, command: C, options: Options) -> (Decision<Sum>, Answer)
