@@ -17,7 +17,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -29,14 +29,14 @@ use crate::{
     core::Rules,
     entity::EventSourced,
     error::AskError,
-    idle::{Idle, Seen},
+    idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
     settings::EntitySettings,
     shared::{ShardMessage, Shared},
 };
 
 /// Room for commands that an idle entity keeps.
-const IDLE_CAPACITY: usize = 0;
+const IDLE_CAPACITY: usize = 4;
 
 /// What an entity's actor is told. Small, because the rest is in the slot.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +73,7 @@ pub(crate) struct Kind<E: EventSourced> {
     /// Looked up; iterated only to close all, in the order of ids.
     pub(crate) slots: DashMap<EntityId, Arc<Slot<E>>>,
     pub(crate) active: AtomicUsize,
-    pub(crate) idle: Mutex<Idle<Slot<E>>>,
+    idle: Mutex<Idle<Slot<E>>>,
 }
 
 /// One entity's place in memory.
@@ -84,8 +84,8 @@ pub(crate) struct Slot<E: EventSourced> {
     /// Commands that wait or are under way, and tasks that work for the entity. Grows only under
     /// the lock.
     load: AtomicU32,
-    /// When commands were last handled, in milliseconds of [`Shared::millis`].
-    pub(crate) last_used: AtomicU64,
+    /// When commands were last handled, by [`Shared::millis`].
+    pub(crate) usage: Usage,
     /// Failures in a row.
     pub(crate) failures: AtomicU32,
 }
@@ -124,6 +124,11 @@ impl<E: EventSourced> Kind<E> {
         &self.rules.settings
     }
 
+    /// Nobody locks a slot while holding this.
+    pub(crate) fn idle(&self) -> MutexGuard<'_, Idle<Slot<E>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove(&self, slot: &Arc<Slot<E>>) {
         self.slots.remove_if(&slot.id, |_, known| Arc::ptr_eq(known, slot));
     }
@@ -142,7 +147,7 @@ impl<E: EventSourced> Slot<E> {
                 notices: Vec::new(),
             }),
             load: AtomicU32::new(0),
-            last_used: AtomicU64::new(0),
+            usage: Usage::default(),
             failures: AtomicU32::new(0),
         })
     }
@@ -168,8 +173,14 @@ impl<E: EventSourced> Slot<E> {
             _ => {}
         }
         // Under the lock: whoever closes all slots either finds this command or has closed before.
-        shared.check_open()?;
-        self.check_room()?;
+        if let Err(error) = shared.check_open().and_then(|()| self.check_room()) {
+            if matches!(inner.phase, Phase::Vacant) {
+                // Made for this command alone: keep nothing of what is refused.
+                inner.phase = Phase::Gone;
+                self.kind.remove(self);
+            }
+            return Err(error);
+        }
         self.load.fetch_add(1, Relaxed);
         shared.ledger.accept();
         inner.queue.push_back(envelope);
@@ -255,11 +266,12 @@ impl<E: EventSourced> Slot<E> {
 
     /// Answers a command. It no longer counts against the mailbox.
     pub(crate) fn finish(&self, envelope: BoxEnvelope<E>) {
+        // First, so that a caller that asks again at once finds its place free.
+        self.load.fetch_sub(1, Relaxed);
         match envelope.send() {
             Some(sent) => self.kind.shared.ledger.finish(sent),
             None => tracing::error!(entity = %self.id, "a command was given no answer"),
         }
-        self.load.fetch_sub(1, Relaxed);
     }
 
     /// Refuses a command.
@@ -333,6 +345,7 @@ impl<E: EventSourced> Slot<E> {
     }
 
     fn deactivated(&self) {
+        self.kind.idle().remove(self);
         self.kind.active.fetch_sub(1, Relaxed);
         self.kind.shared.leave();
     }
@@ -365,13 +378,11 @@ impl<E: EventSourced> Slot<E> {
         matches!(self.lock().phase, Phase::Starting | Phase::Active(_))
     }
 
-    pub(crate) fn seen(&self, generation: u32) -> Seen {
-        let inner = self.lock();
-        match inner.phase {
-            Phase::Active(_) if inner.generation == generation => {
-                Seen::UsedAt(self.last_used.load(Relaxed))
-            }
-            _ => Seen::Gone,
+    /// Asks the actor to leave memory, if nothing is going on.
+    pub(crate) fn ask_to_leave(&self) {
+        if let Phase::Active(actor) = &self.lock().phase {
+            // It fails only where the actor has died.
+            let _ = actor.cast(Note::Passivate);
         }
     }
 
@@ -415,6 +426,12 @@ impl<E: EventSourced> Slot<E> {
         for envelope in refused {
             self.refuse(envelope, self.kind.shared.refusal().unwrap_or(AskError::ShuttingDown));
         }
+    }
+}
+
+impl<E: EventSourced> Used for Slot<E> {
+    fn usage(&self) -> &Usage {
+        &self.usage
     }
 }
 
