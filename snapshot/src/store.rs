@@ -20,7 +20,7 @@ use crate::{
     error::SnapshotError,
     file::Place,
     port::{Criteria, Retention, Saved, Snapshot, SnapshotStore, check_sizes},
-    tables::{self, contained},
+    tables,
     worker::{CALL_BYTES, Call, File, Shared, SnapshotOptions, Worker},
 };
 
@@ -87,7 +87,7 @@ impl RedbSnapshots {
         }
         let (found, unread) = match &*self.shared.file() {
             File::Open(file) => {
-                let found = contained(|| tables::load(&file.db, entity, criteria));
+                let found = file.with(|db| tables::load(db, entity, criteria));
                 (found, file.paged.read_errors() > 0)
             }
             File::Broken(error) => return Err(error.clone()),
@@ -104,7 +104,7 @@ impl RedbSnapshots {
             }
             Err(fault) => {
                 self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-                tables::report(entity, &format!("{fault:?}"));
+                tables::report(entity, &fault.to_string());
                 if fault.is_poison() {
                     let _ = self.queue.send(Call::Reopen);
                 }

@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::SnapshotError,
-    file::{OnDamage, OpenFile, Place},
+    file::{OnDamage, OpenFile, Place, WRITING},
     paged_file::Unsettled,
     port::{Criteria, Retention, Saved, Snapshot},
-    tables::{self, Change, Done, Fault, Row, contained},
+    tables::{self, Change, Done, Fault, Row},
     value::{self, Compression},
 };
 
@@ -275,11 +275,11 @@ impl Worker {
         // redb takes no more writes after a failed one. The file is opened again and verified; it
         // is sound then, or another one in its place.
         self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-        self.reopen(&format!("{fault:?}"), true);
+        self.reopen(&fault.to_string(), true);
         // The first try may have been committed before it failed.
         let cause = match self.try_commit(changes) {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(fault)) => format!("{fault:?}"),
+            Ok(Err(fault)) => fault.to_string(),
             Err(error) if error.effect() == Effect::None => error.to_string(),
             Err(error) => return Err(error),
         };
@@ -304,7 +304,7 @@ impl Worker {
         // Before the commit, so that no load that begins after it can miss it.
         shared.any.store(true, Ordering::Release);
         file.paged.strict(true);
-        let applied = contained(|| tables::apply(&file.db, changes));
+        let applied = file.with(|db| tables::apply(db, changes));
         file.paged.strict(false);
         let settled = file.paged.settle();
         settled.map_err(|unsettled| self.unsettled(unsettled, true))?;
@@ -335,31 +335,20 @@ impl Worker {
             return;
         }
         tracing::warn!(reason, path = %self.place.path.display(), "opening the snapshots again");
-        self.close_file(SnapshotError::Closed);
+        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
         let opened = self.place.open(verify);
         if let Err(error) = &opened {
             tracing::error!(%error, "the snapshots cannot be opened again");
+            if let SnapshotError::Io { doing: WRITING, .. } = error {
+                // Opening it once more could call durable what the failed sync has lost.
+                self.failed = Some(error.to_string());
+            }
         }
         self.shared.replace(opened.map_or_else(File::Broken, File::Open));
     }
 
     fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);
-        self.close_file(SnapshotError::Closed);
-    }
-
-    fn close_file(&self, instead: SnapshotError) {
-        let file = self.shared.replace(File::Broken(instead));
-        if let File::Open(file) = &file {
-            file.paged.abandon();
-        }
-        // redb writes on close, and may panic where the file is damaged.
-        let closed = contained(|| {
-            drop(file);
-            Ok(())
-        });
-        if let Err(fault) = closed {
-            tracing::warn!(?fault, "the snapshots were not closed well");
-        }
+        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
     }
 }
