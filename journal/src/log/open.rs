@@ -1,6 +1,7 @@
 //! Opening a log: which files count, what they hold, and where to go on writing.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::Path,
     sync::{Arc, Mutex},
@@ -120,27 +121,26 @@ fn list(disk: &dyn Disk, dir: &Path, meta: &Meta) -> Result<Found, JournalError>
             Named::Other => {}
         }
     }
-    // The widest and newest of those that start at a segment comes first, and covers the others.
     sealed.sort();
     segments.sort_unstable();
+    let ranges: Vec<_> = sealed.iter().map(|(first, rest, _)| (*first, rest.0.0)).collect();
+    let chain = chain(&ranges);
     let mut found = Found { sealed: Vec::new(), segments: Vec::new(), next_segment: 1 };
     let mut covered = 0;
-    for (first, std::cmp::Reverse((last, _)), name) in sealed {
-        if last <= covered {
-            stale.push(name);
-            continue;
-        }
+    for (at, (first, std::cmp::Reverse((last, _)), name)) in sealed.into_iter().enumerate() {
         let path = dir.join(&name);
-        if first != covered + 1 {
-            let what =
-                format!("the files of segments {} to {} are missing", covered + 1, first - 1);
+        if chain.contains(&at) {
+            let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
+            let file = Sealed::open(path, file)?;
+            check_header(&file.path, &file.header, meta, (first, last))?;
+            found.sealed.push(file);
+            covered = last;
+        } else if ranges.iter().zip(0..).any(|((_, end), i)| *end >= last && chain.contains(&i)) {
+            stale.push(name);
+        } else {
+            let what = format!("files of segments between {covered} and {first} are missing");
             return Err(JournalError::corrupt(path, 0, what));
         }
-        let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
-        let file = Sealed::open(path, file)?;
-        check_header(&file.path, &file.header, meta, (first, last))?;
-        found.sealed.push(file);
-        covered = last;
     }
     found.next_segment = covered + 1;
     for id in segments {
@@ -167,6 +167,21 @@ fn list(disk: &dyn Disk, dir: &Path, meta: &Meta) -> Result<Found, JournalError>
         disk.remove(&path).map_err(|e| JournalError::io("removing", &path, &e))?;
     }
     Ok(found)
+}
+
+/// Which of the sealed files to use, out of what segments each holds (the first and the last, in
+/// order of the first; where that is the same, the preferred one first): those that follow one
+/// another without a gap and reach farthest. The others were replaced; or they are left over from
+/// a merge that failed, and then they may overlap two that are used.
+fn chain(ranges: &[(u64, u64)]) -> Vec<usize> {
+    let mut reached: BTreeMap<u64, Vec<usize>> = BTreeMap::from([(0, Vec::new())]);
+    for (at, (first, last)) in ranges.iter().enumerate() {
+        let Some(before) = first.checked_sub(1).and_then(|end| reached.get(&end)) else { continue };
+        let mut files = before.clone();
+        files.push(at);
+        reached.entry(*last).or_insert(files);
+    }
+    reached.pop_last().map(|(_, files)| files).unwrap_or_default()
 }
 
 fn check_header(
@@ -266,5 +281,19 @@ impl Opened {
         };
         *known = (known.0.max(epoch), known.1.max(last));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chain;
+
+    #[test]
+    fn the_files_that_follow_one_another_are_used() {
+        assert_eq!(chain(&[]), Vec::<usize>::new());
+        assert_eq!(chain(&[(1, 4), (1, 2), (3, 4), (5, 5)]), [0, 3], "merged, inputs left");
+        assert_eq!(chain(&[(1, 2), (3, 8), (3, 6), (7, 10)]), [0, 2, 3], "a failed merge");
+        assert_eq!(chain(&[(1, 4), (1, 3), (4, 6)]), [1, 2], "another");
+        assert_eq!(chain(&[(1, 2), (4, 6)]), [0], "a gap");
     }
 }

@@ -13,20 +13,25 @@ use super::{
     report::{Checked, violated},
 };
 
-/// Head and events of an entity at one time: no write comes in between, for nothing here waits.
+/// Head and events of an entity at one time: they are read again until no write came in between.
+/// Nothing waits after the last look at the head, so it is also the newest.
 pub(super) async fn entity(
     journal: &dyn Journal,
     id: &EntityId,
     range: ReplayRange,
 ) -> Result<Seen, JournalError> {
     tokio::task::unconstrained(async {
-        let head = journal.head(id).await?;
-        let mut records = Vec::new();
-        let mut pieces = journal.replay(id, range);
-        while let Some(piece) = pieces.next().await {
-            records.extend(piece?);
+        loop {
+            let head = journal.head(id).await?;
+            let mut records = Vec::new();
+            let mut pieces = journal.replay(id, range);
+            while let Some(piece) = pieces.next().await {
+                records.extend(piece?);
+            }
+            if journal.head(id).await? == head {
+                return Ok(Seen { head, records });
+            }
         }
-        Ok(Seen { head, records })
     })
     .await
 }
