@@ -489,3 +489,15 @@ async fn open_commands_are_bounded_over_the_node() {
     assert_eq!(account(&node, "other").ask(Get {}).await.unwrap(), 0);
     finish(node).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn stashed_commands_outlive_a_crash() {
+    let node = World::new().start().await;
+    let one = account(&node, "one");
+    let stashed = tokio::spawn(one.ask(WhenPositive {}).into_future());
+    settle().await;
+    assert!(matches!(one.ask(Panic {}).await, Err(AskError::Crashed { .. })));
+    one.ask(Add { by: 3 }).await.unwrap();
+    assert_eq!(stashed.await.unwrap().unwrap(), 3);
+    finish(node).await;
+}
