@@ -1,0 +1,122 @@
+//! Compares what was acknowledged with what is there: what is missing is lost, what is there more
+//! often than it was asked for is doubled.
+
+use serde_json::Value;
+
+/// Most examples of faults that are kept to be shown.
+const EXAMPLES: usize = 5;
+
+/// What was acknowledged of one order.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// The order's id, as placing it answered.
+    pub id: String,
+    /// The answer to placing it.
+    pub placed: Value,
+    /// The events of all acknowledged requests, in order.
+    pub events: Vec<Value>,
+    /// The order, as the last acknowledged request answered.
+    pub order: Value,
+}
+
+/// What is there of it.
+#[derive(Debug, Clone)]
+pub struct Actual {
+    /// The order; `None` where there is no such order.
+    pub order: Option<Value>,
+    /// Its history, with sequence numbers, times and keys.
+    pub history: Vec<Value>,
+    /// The answer to placing it, repeated with the same key.
+    pub placed_again: Option<Value>,
+}
+
+/// How the orders compare.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Orders that were compared.
+    pub orders: u64,
+    /// Events that were found.
+    pub events: u64,
+    /// Events that were acknowledged and are missing; an order that is missing counts with all its
+    /// events.
+    pub lost: u64,
+    /// Events, or orders, that are there once too often.
+    pub doubled: u64,
+    /// Orders with the right events in another order or with another state.
+    pub different: u64,
+    /// Some faults, in words.
+    pub examples: Vec<String>,
+}
+
+impl Found {
+    /// Whether there is no fault.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.lost == 0 && self.doubled == 0 && self.different == 0
+    }
+
+    /// Adds one order.
+    pub fn compare(&mut self, expected: &Expected, actual: &Actual) {
+        self.orders += 1;
+        self.events += actual.history.len() as u64;
+        let found: Vec<_> = actual.history.iter().map(bare).collect();
+        let lost = missing(&expected.events, &found);
+        let doubled = missing(&found, &expected.events);
+        self.lost += lost.len() as u64;
+        self.doubled += doubled.len() as u64;
+        let id = &expected.id;
+        for event in &lost {
+            self.example(format!("order {id}: lost {event}"));
+        }
+        for event in &doubled {
+            self.example(format!("order {id}: once too often {event}"));
+        }
+        let again = actual.placed_again.as_ref();
+        if let Some(again) = again.filter(|again| again["id"].as_str() != Some(id)) {
+            self.doubled += 1;
+            self.example(format!("order {id} was placed again: {again}"));
+        }
+        if !lost.is_empty() || !doubled.is_empty() {
+            return;
+        }
+        let order = actual.order.as_ref();
+        let in_place = actual.history.iter().zip(1u64..).all(|(event, seq)| event["seq"] == seq);
+        if found != expected.events
+            || !in_place
+            || order != Some(&expected.order)
+            || again.is_some_and(|again| *again != expected.placed)
+        {
+            self.different += 1;
+            let (was, is) = (&expected.order, order.unwrap_or(&Value::Null));
+            self.example(format!("order {id}: acknowledged as {was}, found as {is}"));
+        }
+    }
+
+    fn example(&mut self, example: String) {
+        if self.examples.len() < EXAMPLES {
+            self.examples.push(example);
+        }
+    }
+}
+
+/// An event without what differs from run to run.
+fn bare(event: &Value) -> Value {
+    let mut event = event.clone();
+    if let Some(fields) = event.as_object_mut() {
+        fields.retain(|field, _| !["seq", "time_ms", "idempotency_key"].contains(&field.as_str()));
+    }
+    event
+}
+
+/// What is in `all` more often than in `there`.
+fn missing(all: &[Value], there: &[Value]) -> Vec<Value> {
+    let mut there: Vec<_> = there.iter().collect();
+    let mut missing = Vec::new();
+    for value in all {
+        match there.iter().position(|other| *other == value) {
+            Some(place) => drop(there.swap_remove(place)),
+            None => missing.push(value.clone()),
+        }
+    }
+    missing
+}
