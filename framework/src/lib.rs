@@ -24,6 +24,7 @@ mod lifecycle;
 mod shard;
 mod history;
 mod entity_ref;
+mod durable_state;
 mod parts;
 mod node;
 
@@ -33,6 +34,7 @@ pub use event::{Event, Upcast};
 pub use golden::{golden, golden_command};
 
 pub use context::{Context, SideContext};
+pub use durable_state::{DurableState, Replace, Replaced};
 pub use effect::{Effect, Handle, Persist, Unanswered};
 pub use entity::{CommandSet, EventSourced};
 pub use entity_ref::{Ask, EntityRef};

@@ -198,7 +198,8 @@ impl<E: EventSourced> Kind<E> {
 
 impl<E: EventSourced> AnyKind for Kind<E> {
     fn sweep(&self, now: u64) {
-        let timeout = self.settings().idle_timeout.as_millis() as u64;
+        // At least 1, so that an entity that is put back under `now` is not found again at once.
+        let timeout = (self.settings().idle_timeout.as_millis() as u64).max(1);
         if let Some(limit) = now.checked_sub(timeout) {
             while self.evict(limit, now) {}
         }

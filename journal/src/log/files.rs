@@ -28,6 +28,13 @@ impl Source {
         }
     }
 
+    fn has_deletions(&self) -> bool {
+        match self {
+            Source::Live(live) => live.with(|index| index.deletions > 0),
+            Source::Sealed(sealed) => sealed.trailer.deletions > 0,
+        }
+    }
+
     /// What the file knows of an entity: the sequence number of its oldest event there, and the
     /// rest without runs.
     pub(crate) fn head(
@@ -87,7 +94,8 @@ impl FileSet {
         after: u64,
     ) -> Result<Option<Seq>, JournalError> {
         let mut deleted = None;
-        for source in self.sources().filter(|source| source.last_segment() > after) {
+        let newer = |source: &Source| source.last_segment() > after && source.has_deletions();
+        for source in self.sources().filter(newer) {
             deleted = deleted.max(source.head(entity)?.and_then(|(_, known)| known.deleted_to));
         }
         Ok(deleted)

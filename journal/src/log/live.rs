@@ -15,9 +15,10 @@ use crate::{
     id::{EntityId, Position, Seq, ShardId},
 };
 
-/// How much is zeroed at a time: one big write would hold up the group commits next door by tens
-/// of milliseconds.
+/// How much is zeroed at a time, and how much between two fsyncs: one big write would hold up the
+/// group commits next door by tens of milliseconds.
 const ZERO_BYTES: usize = 256 << 10;
+const ZERO_SYNC_BYTES: u64 = 4 << 20;
 
 /// A segment with its index. The index holds committed frames only.
 pub(crate) struct Live {
@@ -105,6 +106,9 @@ fn zero(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
         let n = zeros.len().min((to - offset) as usize);
         file.write_at(offset, &zeros[..n])?;
         offset += n as u64;
+        if (offset - from).is_multiple_of(ZERO_SYNC_BYTES) {
+            file.sync_data()?;
+        }
     }
     Ok(())
 }

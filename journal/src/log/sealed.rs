@@ -50,6 +50,8 @@ pub(crate) struct Trailer {
     pub shards: u64,
     pub entities: u64,
     pub events: u64,
+    /// Entities of which the file knows a deletion.
+    pub deletions: u64,
 }
 
 impl Trailer {
@@ -62,7 +64,7 @@ impl Trailer {
             self.shards,
             self.entities,
             self.events,
-            0,
+            self.deletions,
             0,
         ] {
             out.extend_from_slice(&n.to_le_bytes());
@@ -81,6 +83,7 @@ impl Trailer {
             shards: at(3)?,
             entities: at(4)?,
             events: at(5)?,
+            deletions: at(6)?,
         })
     }
 }
