@@ -72,11 +72,12 @@ impl Found {
             self.example(format!("order {id}: once too often {event}"));
         }
         let again = actual.placed_again.as_ref();
-        if let Some(again) = again.filter(|again| again["id"].as_str() != Some(id)) {
+        let other = again.and_then(|again| again["id"].as_str()).filter(|other| other != id);
+        if let Some(other) = other {
             self.doubled += 1;
-            self.example(format!("order {id} was placed again: {again}"));
+            self.example(format!("order {id} was placed again as {other}"));
         }
-        if !lost.is_empty() || !doubled.is_empty() {
+        if !lost.is_empty() || !doubled.is_empty() || other.is_some() {
             return;
         }
         let order = actual.order.as_ref();
@@ -87,8 +88,7 @@ impl Found {
             || again.is_some_and(|again| *again != expected.placed)
         {
             self.different += 1;
-            let (was, is) = (&expected.order, order.unwrap_or(&Value::Null));
-            self.example(format!("order {id}: acknowledged as {was}, found as {is}"));
+            self.example(format!("order {id}: acknowledged as {expected:?}, found as {actual:?}"));
         }
     }
 

@@ -27,7 +27,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a request is tried again.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The wait between attempts.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// An answer: its status and its JSON.
 pub(crate) type Answer = (StatusCode, Value);
@@ -60,7 +60,7 @@ impl Client {
         *self.shared.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
     }
 
-    /// How many requests were sent, each attempt counted.
+    /// How many requests were sent, each attempt counted that had a server to go to.
     pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Relaxed)
     }
@@ -106,9 +106,12 @@ impl Client {
             Body::from(body.to_string())
         };
         let request = request.body(body).map_err(|error| error.to_string())?;
-        self.shared.sent.fetch_add(1, Relaxed);
         let exchange = async {
-            let response = self.pool.request(request).await.map_err(|error| error.to_string())?;
+            let response = self.pool.request(request).await;
+            if !response.as_ref().is_err_and(|error| error.is_connect()) {
+                self.shared.sent.fetch_add(1, Relaxed);
+            }
+            let response = response.map_err(|error| error.to_string())?;
             let status = response.status();
             let bytes = response.into_body().collect().await.map_err(|error| error.to_string())?;
             Ok((status, bytes.to_bytes()))
