@@ -25,7 +25,7 @@ use crate::serve::stop;
 /// How much the demo does.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
-    /// How many orders, each of about six requests.
+    /// How many orders, each of about five requests.
     #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     orders: u32,
     /// How many clients send requests at once.
