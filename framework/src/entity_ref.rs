@@ -23,8 +23,8 @@ use crate::{
 
 /// A reference to one entity, whether it is in memory or not. Cheap to clone.
 pub struct EntityRef<E: EventSourced> {
-    kind: Arc<Kind<E>>,
-    id: EntityId,
+    pub(crate) kind: Arc<Kind<E>>,
+    pub(crate) id: EntityId,
 }
 
 impl<E: EventSourced> Clone for EntityRef<E> {
@@ -80,11 +80,7 @@ impl<E: EventSourced> EntityRef<E> {
     /// # Errors
     /// [`AskError::Journal`] where they cannot be read, [`AskError::Codec`] where one does not
     /// decode.
-    pub async fn history(
-        &self,
-        from: Seq,
-        max: u64,
-    ) -> Result<Vec<Recorded<E::Event>>, AskError> {
+    pub async fn history(&self, from: Seq, max: u64) -> Result<Vec<Recorded<E::Event>>, AskError> {
         read(self.kind.shared.journal.as_ref(), &self.id, from, max).await
     }
 }

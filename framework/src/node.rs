@@ -157,7 +157,11 @@ pub struct NodeBuilder {
 
 impl NodeBuilder {
     /// Adds a kind of entity.
-    pub fn register<E: EventSourced>(mut self, entity: E) -> Self {
+    pub fn register<E: EventSourced>(self, entity: E) -> Self {
+        self.register_arc(Arc::new(entity))
+    }
+
+    pub(crate) fn register_arc<E: EventSourced>(mut self, entity: Arc<E>) -> Self {
         let register: Registration = Box::new(move |shared| {
             let kind = Kind::new(entity, shared.clone());
             let idle_timeout = kind.settings().idle_timeout;
@@ -195,7 +199,7 @@ impl NodeBuilder {
     }
 
     /// How many commands may be accepted and unanswered on the node; beyond it,
-    /// [`AskError::Busy`](crate::AskError::Busy). 262 144 unless set.
+    /// [`AskError::NodeBusy`](crate::AskError::NodeBusy). 262 144 unless set.
     pub fn max_open(self, commands: u64) -> Self {
         Self { max_open: commands, ..self }
     }

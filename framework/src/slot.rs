@@ -32,7 +32,7 @@ use crate::{
     idle::{Idle, Seen},
     intent::BoxEnvelope,
     settings::EntitySettings,
-    shared::{AnyKind, Shared, ShardMessage},
+    shared::{ShardMessage, Shared},
 };
 
 /// Room for commands that an idle entity keeps.
@@ -71,9 +71,9 @@ pub(crate) struct Kind<E: EventSourced> {
     pub(crate) rules: Rules<E>,
     pub(crate) shared: Arc<Shared>,
     /// Looked up; iterated only to close all, in the order of ids.
-    slots: DashMap<EntityId, Arc<Slot<E>>>,
-    active: AtomicUsize,
-    idle: Mutex<Idle<Slot<E>>>,
+    pub(crate) slots: DashMap<EntityId, Arc<Slot<E>>>,
+    pub(crate) active: AtomicUsize,
+    pub(crate) idle: Mutex<Idle<Slot<E>>>,
 }
 
 /// One entity's place in memory.
@@ -110,7 +110,7 @@ enum Phase {
 }
 
 impl<E: EventSourced> Kind<E> {
-    pub(crate) fn new(entity: E, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(entity: Arc<E>, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             rules: Rules::new(entity, shared.limits),
             shared,
@@ -124,102 +124,13 @@ impl<E: EventSourced> Kind<E> {
         &self.rules.settings
     }
 
-    /// Puts a command into its entity's mailbox.
-    pub(crate) fn offer(
-        self: &Arc<Self>,
-        id: &EntityId,
-        mut envelope: BoxEnvelope<E>,
-    ) -> Result<(), AskError> {
-        loop {
-            self.shared.check_open()?;
-            match self.slot(id).push(envelope)? {
-                None => return Ok(()),
-                // The slot was just given up: its place in the directory is free, or soon will be.
-                Some(again) => envelope = again,
-            }
-        }
-    }
-
-    fn slot(self: &Arc<Self>, id: &EntityId) -> Arc<Slot<E>> {
-        // Cloned out of the directory at once: nobody locks a slot while holding a directory lock.
-        if let Some(slot) = self.slots.get(id) {
-            return slot.clone();
-        }
-        self.slots.entry(id.clone()).or_insert_with(|| Slot::new(id, self)).clone()
-    }
-
-    /// The slot, if the entity has one.
-    pub(crate) fn find(&self, id: &EntityId) -> Option<Arc<Slot<E>>> {
-        self.slots.get(id).map(|slot| slot.clone())
-    }
-
-    pub(crate) fn remove(&self, slot: &Arc<Slot<E>>) {
+    fn remove(&self, slot: &Arc<Slot<E>>) {
         self.slots.remove_if(&slot.id, |_, known| Arc::ptr_eq(known, slot));
-    }
-
-    /// How many entities are in memory.
-    pub(crate) fn active(&self) -> usize {
-        self.active.load(Relaxed)
-    }
-
-    /// An incarnation is ready: it can be made to leave from now on.
-    pub(crate) fn activated(&self, slot: &Arc<Slot<E>>, generation: u32, now: u64) {
-        slot.last_used.store(now, Relaxed);
-        self.idle().insert(now, Arc::downgrade(slot), generation);
-        if self.excess() > 0 {
-            self.evict(u64::MAX, now);
-        }
-    }
-
-    /// How many entities more than the limit are in memory.
-    fn excess(&self) -> usize {
-        let limit = self.settings().active_limit.unwrap_or(usize::MAX);
-        self.active.load(Relaxed).saturating_sub(limit)
-    }
-
-    /// Asks the entity that was idle longest, if it was since `limit`, to leave.
-    fn evict(&self, limit: u64, now: u64) -> bool {
-        let mut idle = self.idle();
-        let Some((slot, generation)) = idle.pop(limit, |slot, generation| slot.seen(generation))
-        else {
-            return false;
-        };
-        // It may refuse: it is looked at again like one that was used now.
-        idle.insert(now, Arc::downgrade(&slot), generation);
-        drop(idle);
-        slot.tell(generation, Note::Passivate);
-        true
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle<Slot<E>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<E: EventSourced> AnyKind for Kind<E> {
-    fn sweep(&self, now: u64) {
-        // At least 1, so that an entity that is put back under `now` is not found again at once.
-        let timeout = (self.settings().idle_timeout.as_millis() as u64).max(1);
-        if let Some(limit) = now.checked_sub(timeout) {
-            while self.evict(limit, now) {}
-        }
-        for _ in 0..self.excess() {
-            self.evict(u64::MAX, now);
-        }
-    }
-
-    /// Makes every entity finish, or refuse what it has not begun, and leave memory.
-    fn close_all(&self, refuse: bool) {
-        let mut slots: Vec<_> = self.slots.iter().map(|entry| entry.value().clone()).collect();
-        slots.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        for slot in slots {
-            slot.close(refuse);
-        }
     }
 }
 
 impl<E: EventSourced> Slot<E> {
-    fn new(id: &EntityId, kind: &Arc<Kind<E>>) -> Arc<Self> {
+    pub(crate) fn new(id: &EntityId, kind: &Arc<Kind<E>>) -> Arc<Self> {
         Arc::new(Self {
             id: id.clone(),
             kind: kind.clone(),
@@ -242,7 +153,7 @@ impl<E: EventSourced> Slot<E> {
     }
 
     /// Takes a command, and wakes or starts the entity. Gives it back where the slot was given up.
-    fn push(
+    pub(crate) fn push(
         self: &Arc<Self>,
         envelope: BoxEnvelope<E>,
     ) -> Result<Option<BoxEnvelope<E>>, AskError> {
@@ -273,11 +184,14 @@ impl<E: EventSourced> Slot<E> {
 
     fn check_room(&self) -> Result<(), AskError> {
         let waiting = self.load.load(Relaxed) as usize;
-        let open = self.kind.shared.ledger.counts().open();
-        if waiting < self.kind.settings().mailbox && open < self.kind.shared.max_open {
-            return Ok(());
+        if waiting >= self.kind.settings().mailbox {
+            return Err(AskError::Busy { entity: self.id.clone(), waiting });
         }
-        Err(AskError::Busy { entity: self.id.clone(), waiting })
+        let open = self.kind.shared.ledger.counts().open();
+        if open >= self.kind.shared.max_open {
+            return Err(AskError::NodeBusy { open });
+        }
+        Ok(())
     }
 
     /// Begins the next incarnation.
@@ -446,7 +360,12 @@ impl<E: EventSourced> Slot<E> {
         true
     }
 
-    fn seen(&self, generation: u32) -> Seen {
+    /// Whether an incarnation runs or is being started.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.lock().phase, Phase::Starting | Phase::Active(_))
+    }
+
+    pub(crate) fn seen(&self, generation: u32) -> Seen {
         let inner = self.lock();
         match inner.phase {
             Phase::Active(_) if inner.generation == generation => {
@@ -482,7 +401,8 @@ impl<E: EventSourced> Slot<E> {
     pub(crate) fn close(self: &Arc<Self>, refuse: bool) {
         let mut inner = self.lock();
         let restarting = matches!(inner.phase, Phase::Restarting);
-        let refused = if refuse || restarting { mem::take(&mut inner.queue) } else { VecDeque::new() };
+        let refused =
+            if refuse || restarting { mem::take(&mut inner.queue) } else { VecDeque::new() };
         match inner.phase {
             Phase::Restarting => self.give_up(&mut inner),
             Phase::Quarantined(_) => {

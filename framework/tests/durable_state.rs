@@ -1,12 +1,15 @@
 //! Entities that keep their newest state.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{future::IntoFuture, time::Duration};
 
 use common::{World, finish, request, seq};
 use duractor::{
-    AskError, Command, Context, DurableState, Effect, EntitySettings, Handle, Journal, Node, Replace,
+    AskError, Command, Context, DurableState, Effect, EntitySettings, Handle, Journal, Node,
+    Replace,
 };
 
 #[derive(Command)]
@@ -74,7 +77,8 @@ async fn one_of_two_writers_with_the_same_revision_wins() {
     let node = start(&world).await;
     let one = node.entity::<Profile>("one").unwrap();
     one.ask(Rename { to: "first".into() }).await.unwrap();
-    let rename = |to: &str| one.ask(Rename { to: to.into() }).expected_revision(seq(1)).into_future();
+    let rename =
+        |to: &str| one.ask(Rename { to: to.into() }).expected_revision(seq(1)).into_future();
     let (a, b) = tokio::join!(rename("a"), rename("b"));
     assert_eq!(a.unwrap(), 2);
     let Err(AskError::RevisionMismatch { expected, actual }) = b else { panic!("{b:?}") };

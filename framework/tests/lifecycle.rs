@@ -1,5 +1,7 @@
 //! Leaving memory, restarting, quarantine and shutdown: no command is lost on the way.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{future::IntoFuture, time::Duration};
@@ -105,11 +107,14 @@ async fn the_least_recently_used_leaves_first() {
     c.ask(Get {}).await.unwrap();
     settle().await;
     // `a` is still in memory: it needs no read to answer. `b` does.
-    world.journal.fail_reads(1, JournalError::Corrupt(duractor_journal::Corruption {
-        file: "planted".into(),
-        offset: 0,
-        what: "planted".into(),
-    }));
+    world.journal.fail_reads(
+        1,
+        JournalError::Corrupt(duractor_journal::Corruption {
+            file: "planted".into(),
+            offset: 0,
+            what: "planted".into(),
+        }),
+    );
     assert_eq!(a.ask(Get {}).await.unwrap(), 0);
     assert!(matches!(b.ask(Get {}).await, Err(AskError::Quarantined { .. })));
     finish(node).await;
@@ -379,11 +384,8 @@ async fn a_quarantine_ends_when_it_is_released() {
     let world = World::new();
     let node = world.start().await;
     let one = account(&node, "one");
-    let corrupt = duractor_journal::Corruption {
-        file: "planted".into(),
-        offset: 0,
-        what: "planted".into(),
-    };
+    let corrupt =
+        duractor_journal::Corruption { file: "planted".into(), offset: 0, what: "planted".into() };
     world.journal.fail_reads(1, JournalError::Corrupt(corrupt));
     assert!(matches!(one.ask(Get {}).await, Err(AskError::Quarantined { .. })));
     assert!(matches!(one.ask(Get {}).await, Err(AskError::Quarantined { .. })));
@@ -459,13 +461,31 @@ async fn shutdown_waits_for_side_effects() {
 #[tokio::test(start_paused = true)]
 async fn recoveries_at_once_are_limited() {
     let world = World::new();
-    let node =
-        world.builder().register(Account::default()).recoveries(1).start().await.unwrap();
+    let node = world.builder().register(Account::default()).recoveries(1).start().await.unwrap();
     let asks: Vec<_> = (0..100)
         .map(|n| tokio::spawn(account(&node, &format!("k{n}")).ask(Add { by: n }).into_future()))
         .collect();
     for (n, ask) in (0..).zip(asks) {
         assert_eq!(ask.await.unwrap().unwrap(), n);
     }
+    finish(node).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_commands_are_bounded_over_the_node() {
+    let world = World::new();
+    let node = world.builder().register(Account::default()).max_open(3).start().await.unwrap();
+    world.journal.hold();
+    let asks: Vec<_> = (0..3)
+        .map(|n| tokio::spawn(account(&node, &format!("k{n}")).ask(Add { by: 1 }).into_future()))
+        .collect();
+    settle().await;
+    let error = account(&node, "other").ask(Get {}).await.unwrap_err();
+    assert!(matches!(error, AskError::NodeBusy { open: 3 }), "{error}");
+    world.journal.release();
+    for ask in asks {
+        ask.await.unwrap().unwrap();
+    }
+    assert_eq!(account(&node, "other").ask(Get {}).await.unwrap(), 0);
     finish(node).await;
 }

@@ -1,5 +1,7 @@
 //! Snapshots: taken, used, and never trusted more than the events.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::time::Duration;
@@ -68,7 +70,13 @@ async fn one_that_does_not_decode_gives_way_to_an_older_one() {
     node.kill().await;
     let damage = |seq, state: &'static [u8]| {
         let entity = one.id().clone();
-        let bad = Snapshot { entity, seq, timestamp: Timestamp(0), schema_version: 1, state: state.into() };
+        let bad = Snapshot {
+            entity,
+            seq,
+            timestamp: Timestamp(0),
+            schema_version: 1,
+            state: state.into(),
+        };
         world.snapshots.save(vec![bad], Retention::All)
     };
     damage(seq(10), &[1, 0, 1, 2, 3, 4, 5, 6]).await.unwrap();
