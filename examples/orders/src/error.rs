@@ -1,13 +1,15 @@
 //! Errors as clients see them: a status code, and
 //! `{"error": {"code": "for programs", "message": "for people"}}`.
 
+use std::error::Error;
+
 use axum::{
     Json,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use duractor::{AskError, NodeError, TookEffect};
+use duractor::{AskError, JournalError, NodeError, TookEffect};
 use serde_json::json;
 
 use crate::domain::Refused;
@@ -33,6 +35,13 @@ impl ApiError {
     pub fn bad_key(problem: &str) -> Self {
         let message = format!("Idempotency-Key: {problem}");
         Self::new(StatusCode::BAD_REQUEST, "bad-idempotency-key", message)
+    }
+
+    /// What no client can do anything about. The details are for the log.
+    fn internal(error: &dyn Error) -> Self {
+        tracing::error!(%error, "a request failed");
+        let text = "the service failed on this request, and has logged why";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
     }
 }
 
@@ -77,9 +86,15 @@ impl From<AskError> for ApiError {
                 );
                 Self::new(unavailable, "outcome-unknown", message)
             }
-            AskError::Busy { .. } | AskError::Expired { .. } => {
+            AskError::Busy { .. } | AskError::NodeBusy { .. } | AskError::Expired { .. } => {
                 Self::new(unavailable, "busy", error.to_string())
             }
+            // Not a matter of time: somebody must look at it.
+            AskError::Journal(
+                JournalError::Corrupt(_)
+                | JournalError::InvalidBatch { .. }
+                | JournalError::TooLarge { .. },
+            ) => Self::internal(&error),
             AskError::ShuttingDown
             | AskError::NodeFailed { .. }
             | AskError::Aborted { .. }
@@ -88,10 +103,7 @@ impl From<AskError> for ApiError {
                 let text = "the Idempotency-Key was used before for another kind of request";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", text)
             }
-            _ => {
-                tracing::error!(%error, "a command failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
-            }
+            _ => Self::internal(&error),
         }
     }
 }
@@ -99,11 +111,12 @@ impl From<AskError> for ApiError {
 /// There can be no such entity: its key is not allowed.
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {
-        let status = match &error {
-            NodeError::InvalidId(_) => StatusCode::BAD_REQUEST,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::new(status, "bad-order-id", error.to_string())
+        match &error {
+            NodeError::InvalidId(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "bad-order-id", error.to_string())
+            }
+            _ => Self::internal(&error),
+        }
     }
 }
 
