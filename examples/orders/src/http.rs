@@ -208,6 +208,13 @@ impl Page {
     }
 }
 
+/// A part of the history.
+#[derive(Serialize)]
+struct History<'a> {
+    id: &'a str,
+    events: Vec<Entry>,
+}
+
 /// An event as it is shown.
 #[derive(Serialize)]
 struct Entry {
@@ -243,7 +250,7 @@ async fn history(
         // No such order, or nothing on this page?
         target.ask(Read).await?;
     }
-    Ok(Json(json!({ "id": id.key(), "events": events })).into_response())
+    Ok(Json(History { id: id.key(), events }).into_response())
 }
 
 /// `GET /health`. Reads an order that is never placed: that is refused as soon as the node takes no
