@@ -3,6 +3,8 @@
 //! Everything here is pure: nothing waits, reads a clock or knows of HTTP. That is what lets the
 //! framework replay the events in every recovery, and a test call any of it directly.
 
+#![allow(missing_docs, reason = "the names of fields and variants say what they are")]
+
 use std::fmt;
 
 use duractor::prelude::*;
@@ -25,7 +27,6 @@ pub const MAX_TEXT_BYTES: usize = 100;
 /// here. `Serialize` has nothing to do with that; it is how the order's history looks in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Event, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum OrderEvent {
     #[event(name = "placed")]
     Placed { customer: String },
@@ -47,7 +48,6 @@ use OrderEvent::{Cancelled, LineAdded, LineRemoved, Paid, Placed, Shipped};
 
 /// An order that was placed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct Order {
     pub customer: String,
     pub status: Status,
@@ -57,7 +57,6 @@ pub struct Order {
 /// How far an order is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the names say it")]
 pub enum Status {
     Open,
     Paid,
@@ -79,7 +78,6 @@ impl fmt::Display for Status {
 /// So many pieces of an article, at so much each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct Line {
     pub sku: String,
     pub quantity: u32,
@@ -111,7 +109,6 @@ pub type OrderReply = Result<Order, Refused>;
 #[derive(Debug, Clone, Command, Deserialize)]
 #[command(reply = OrderReply)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct Place {
     pub customer: String,
     #[serde(default)]
@@ -122,7 +119,6 @@ pub struct Place {
 #[derive(Debug, Clone, Command, Deserialize)]
 #[command(reply = OrderReply)]
 #[serde(transparent)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct AddLine {
     pub line: Line,
 }
@@ -130,7 +126,6 @@ pub struct AddLine {
 /// Takes an article out of the order.
 #[derive(Debug, Clone, Command)]
 #[command(reply = OrderReply)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct RemoveLine {
     pub sku: String,
 }
@@ -139,7 +134,6 @@ pub struct RemoveLine {
 #[derive(Debug, Clone, Command, Deserialize)]
 #[command(reply = OrderReply)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct Pay {
     pub amount_cents: u64,
 }
@@ -148,7 +142,6 @@ pub struct Pay {
 #[derive(Debug, Clone, Command, Deserialize)]
 #[command(reply = OrderReply)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct Ship {
     pub tracking: String,
 }
@@ -157,7 +150,6 @@ pub struct Ship {
 #[derive(Debug, Clone, Command, Deserialize)]
 #[command(reply = OrderReply)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct Cancel {
     pub reason: String,
 }
@@ -169,7 +161,6 @@ pub struct Read;
 
 /// Why an order refuses a command. Nothing has happened then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
 pub enum Refused {
     #[error("there is no such order")]
     NoSuchOrder,
@@ -191,8 +182,10 @@ pub enum Refused {
 
 // ── Rules: what a command makes happen, or why not. ───────────────────────────────────────────────
 
+type Decision = Result<Vec<OrderEvent>, Refused>;
+
 impl Place {
-    fn decide(self, order: &Option<Order>) -> Result<Vec<OrderEvent>, Refused> {
+    fn decide(self, order: &Option<Order>) -> Decision {
         if order.is_some() {
             return Err(Refused::AlreadyPlaced);
         }
@@ -201,9 +194,10 @@ impl Place {
         let mut draft = Some(Order::new(self.customer.clone()));
         let mut events = vec![Placed { customer: self.customer }];
         for line in self.lines {
-            let added = find(&draft)?.add(line)?;
-            Orders::apply(&mut draft, &added);
-            events.push(added);
+            for added in find(&draft)?.add(line)? {
+                Orders::apply(&mut draft, &added);
+                events.push(added);
+            }
         }
         Ok(events)
     }
@@ -214,7 +208,7 @@ impl Order {
         Self { customer, status: Status::Open, lines: Vec::new() }
     }
 
-    fn add(&self, Line { sku, quantity, unit_cents }: Line) -> Result<OrderEvent, Refused> {
+    fn add(&self, Line { sku, quantity, unit_cents }: Line) -> Decision {
         self.check_status(&[Status::Open])?;
         check_text("sku", &sku)?;
         let before = self.line(&sku);
@@ -228,39 +222,39 @@ impl Order {
             None if self.lines.len() >= MAX_LINES => {
                 Err(invalid("lines", format!("at most {MAX_LINES} are allowed")))
             }
-            _ => Ok(LineAdded { sku, quantity, unit_cents }),
+            _ => Ok(vec![LineAdded { sku, quantity, unit_cents }]),
         }
     }
 
-    fn remove(&self, sku: String) -> Result<OrderEvent, Refused> {
+    fn remove(&self, sku: String) -> Decision {
         self.check_status(&[Status::Open])?;
         match self.line(&sku) {
-            Some(_) => Ok(LineRemoved { sku }),
+            Some(_) => Ok(vec![LineRemoved { sku }]),
             None => Err(Refused::NoSuchLine { sku }),
         }
     }
 
-    fn pay(&self, amount_cents: u64) -> Result<OrderEvent, Refused> {
+    fn pay(&self, amount_cents: u64) -> Decision {
         self.check_status(&[Status::Open])?;
         if self.lines.is_empty() {
             return Err(Refused::Empty);
         }
         match self.total_cents() {
-            total if total == amount_cents => Ok(Paid { amount_cents }),
+            total if total == amount_cents => Ok(vec![Paid { amount_cents }]),
             total_cents => Err(Refused::WrongAmount { total_cents }),
         }
     }
 
-    fn ship(&self, tracking: String) -> Result<OrderEvent, Refused> {
+    fn ship(&self, tracking: String) -> Decision {
         self.check_status(&[Status::Paid])?;
         check_text("tracking", &tracking)?;
-        Ok(Shipped { tracking })
+        Ok(vec![Shipped { tracking }])
     }
 
-    fn cancel(&self, reason: String) -> Result<OrderEvent, Refused> {
+    fn cancel(&self, reason: String) -> Decision {
         self.check_status(&[Status::Open, Status::Paid])?;
         check_text("reason", &reason)?;
-        Ok(Cancelled { reason })
+        Ok(vec![Cancelled { reason }])
     }
 
     fn check_status(&self, allowed: &[Status]) -> Result<(), Refused> {
@@ -347,42 +341,57 @@ impl EventSourced for Orders {
     }
 }
 
+type Answer = Effect<Orders, OrderReply>;
+
 /// The effect of a decision: its events are written together, and the answer is the order after
 /// them. The caller hears it when the events are on disk.
-fn effect(decision: Result<Vec<OrderEvent>, Refused>) -> Effect<Orders, OrderReply> {
+fn effect(decision: Decision) -> Answer {
     match decision {
         Ok(events) => Orders::persist_all(events).reply(|order| find(order).cloned()),
         Err(refused) => Effect::reply(Err(refused)),
     }
 }
 
-/// `handle` of each command: the state and the command in, an effect out.
-macro_rules! handle {
-    ($($command:ty: |$order:ident, $c:ident| $decision:expr;)*) => {$(
-        impl Handle<$command> for Orders {
-            fn handle(
-                &self,
-                $order: &Option<Order>,
-                $c: $command,
-                _: &Context,
-            ) -> Effect<Self, OrderReply> {
-                effect($decision)
-            }
-        }
-    )*};
+// `handle` of each command: the state and the command in, an effect out.
+
+impl Handle<Place> for Orders {
+    fn handle(&self, order: &Option<Order>, command: Place, _: &Context) -> Answer {
+        effect(command.decide(order))
+    }
 }
 
-handle! {
-    Place: |order, command| command.decide(order);
-    AddLine: |order, command| find(order).and_then(|order| Ok(vec![order.add(command.line)?]));
-    RemoveLine: |order, command| find(order).and_then(|order| Ok(vec![order.remove(command.sku)?]));
-    Pay: |order, command| find(order).and_then(|order| Ok(vec![order.pay(command.amount_cents)?]));
-    Ship: |order, command| find(order).and_then(|order| Ok(vec![order.ship(command.tracking)?]));
-    Cancel: |order, command| find(order).and_then(|order| Ok(vec![order.cancel(command.reason)?]));
+impl Handle<AddLine> for Orders {
+    fn handle(&self, order: &Option<Order>, command: AddLine, _: &Context) -> Answer {
+        effect(find(order).and_then(|order| order.add(command.line)))
+    }
+}
+
+impl Handle<RemoveLine> for Orders {
+    fn handle(&self, order: &Option<Order>, command: RemoveLine, _: &Context) -> Answer {
+        effect(find(order).and_then(|order| order.remove(command.sku)))
+    }
+}
+
+impl Handle<Pay> for Orders {
+    fn handle(&self, order: &Option<Order>, command: Pay, _: &Context) -> Answer {
+        effect(find(order).and_then(|order| order.pay(command.amount_cents)))
+    }
+}
+
+impl Handle<Ship> for Orders {
+    fn handle(&self, order: &Option<Order>, command: Ship, _: &Context) -> Answer {
+        effect(find(order).and_then(|order| order.ship(command.tracking)))
+    }
+}
+
+impl Handle<Cancel> for Orders {
+    fn handle(&self, order: &Option<Order>, command: Cancel, _: &Context) -> Answer {
+        effect(find(order).and_then(|order| order.cancel(command.reason)))
+    }
 }
 
 impl Handle<Read> for Orders {
-    fn handle(&self, order: &Option<Order>, _: Read, _: &Context) -> Effect<Self, OrderReply> {
+    fn handle(&self, order: &Option<Order>, _: Read, _: &Context) -> Answer {
         Effect::reply(find(order).cloned())
     }
 }
