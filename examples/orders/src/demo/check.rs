@@ -7,7 +7,7 @@ use serde_json::Value;
 const EXAMPLES: usize = 5;
 
 /// What was acknowledged of one order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Expected {
     /// The order's id, as placing it answered.
     pub id: String,
@@ -20,7 +20,7 @@ pub struct Expected {
 }
 
 /// What is there of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Actual {
     /// The order; `None` where there is no such order.
     pub order: Option<Value>,
@@ -42,7 +42,8 @@ pub struct Found {
     pub lost: u64,
     /// Events, or orders, that are there once too often.
     pub doubled: u64,
-    /// Orders with the right events in another order or with another state.
+    /// Orders with the right events in another order or with another state, and requests that were
+    /// refused though what was acknowledged before allows them.
     pub different: u64,
     /// Some faults, in words.
     pub examples: Vec<String>,
@@ -80,16 +81,16 @@ impl Found {
         if !lost.is_empty() || !doubled.is_empty() || other.is_some() {
             return;
         }
-        let order = actual.order.as_ref();
-        let in_place = actual.history.iter().zip(1u64..).all(|(event, seq)| event["seq"] == seq);
-        if found != expected.events
-            || !in_place
-            || order != Some(&expected.order)
-            || again.is_some_and(|again| *again != expected.placed)
-        {
+        if let Some(difference) = difference(expected, &found, actual) {
             self.different += 1;
-            self.example(format!("order {id}: acknowledged as {expected:?}, found as {actual:?}"));
+            self.example(format!("order {id}: {difference}"));
         }
+    }
+
+    /// Adds a request that should have been acknowledged and was refused.
+    pub fn refused(&mut self, refusal: &str) {
+        self.different += 1;
+        self.example(format!("refused: {refusal}"));
     }
 
     fn example(&mut self, example: String) {
@@ -97,6 +98,20 @@ impl Found {
             self.examples.push(example);
         }
     }
+}
+
+/// What is wrong with an order that has the right events.
+fn difference(expected: &Expected, found: &[Value], actual: &Actual) -> Option<String> {
+    let Expected { order: was, placed, events, .. } = expected;
+    let is = actual.order.as_ref().unwrap_or(&Value::Null);
+    if is != was {
+        return Some(format!("acknowledged as {was}, found as {is}"));
+    }
+    if let Some(again) = actual.placed_again.as_ref().filter(|again| *again != placed) {
+        return Some(format!("placing it was answered with {placed}, and its repeat with {again}"));
+    }
+    let in_place = actual.history.iter().zip(1u64..).all(|(event, seq)| event["seq"] == seq);
+    (found != events || !in_place).then(|| "its events are not in the right order".to_owned())
 }
 
 /// An event without what differs from run to run.

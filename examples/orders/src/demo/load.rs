@@ -32,11 +32,15 @@ pub(crate) struct Outcome {
     pub(crate) found: Found,
 }
 
-/// An order whose requests are all acknowledged.
+/// An order whose requests are all answered.
 struct Done {
     /// Which one; `None` for one that was never placed.
     number: Option<u32>,
     expected: Expected,
+    /// How many of its requests were acknowledged.
+    steps: u64,
+    /// A request that should have been acknowledged and was refused; none follow it.
+    refusal: Option<String>,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
@@ -52,10 +56,11 @@ pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
     let kills = kill_meanwhile(options, &work, server, folder.path(), &mut back);
     let (server, mut orders) = tokio::try_join!(kills, place_all(options, &work))?;
     let took = start.elapsed();
-    let (sent, acknowledged) = (client.sent(), requests(options) as u64);
+    let sent = client.sent();
+    let acknowledged = orders.iter().map(|done| done.steps).sum();
 
     // Once more at the end: then nothing that is checked can come from the server's memory.
-    let last = "all requests acknowledged; what is checked now comes from disk";
+    let last = "all requests answered; what is checked now comes from disk";
     let server = kill(server, folder.path(), &client, last, &mut back).await?;
     if options.plant == Some(Plant::Lost) {
         orders.push(never_placed(options.orders));
@@ -72,14 +77,14 @@ struct Work {
     orders: u32,
     plant: Option<Plant>,
     next: AtomicU32,
-    /// Has a permit for each acknowledged request.
-    acknowledged: Semaphore,
+    /// Has a permit for each request that was answered.
+    answered: Semaphore,
 }
 
 impl Work {
     fn new(options: &Options, client: Client) -> Self {
         let &Options { orders, plant, .. } = options;
-        Self { client, orders, plant, next: AtomicU32::new(0), acknowledged: Semaphore::new(0) }
+        Self { client, orders, plant, next: AtomicU32::new(0), answered: Semaphore::new(0) }
     }
 
     /// One client: orders, one after the other, until there are no more.
@@ -90,38 +95,52 @@ impl Work {
             if number >= self.orders {
                 return Ok(done);
             }
-            let expected = self.place_order(number).await?;
-            done.push(Done { number: Some(number), expected });
+            done.push(self.place_order(number).await?);
         }
     }
 
-    async fn place_order(&self, number: u32) -> Result<Expected, String> {
-        let mut steps = steps(number).into_iter().zip(0..);
-        let Some((place, _)) = steps.next() else { return Err("an order has no steps".into()) };
-        let placed = self.step("/orders", &place, key(number, 0)).await?;
-        let id = placed["id"].as_str().ok_or("an answer without an id")?.to_owned();
-        let mut expected = Expected { id, events: place.events, order: placed.clone(), placed };
-        for (step, count) in steps {
-            let path = format!("/orders/{}{}", expected.id, step.path);
+    async fn place_order(&self, number: u32) -> Result<Done, String> {
+        let (nothing, no_id) = (Expected::default(), String::new());
+        let mut done = Done { number: Some(number), expected: nothing, steps: 0, refusal: None };
+        let all = steps(number);
+        let left = all.len();
+        for (count, step) in (0..).zip(all) {
+            let id = if count == 0 { &no_id } else { &done.expected.id };
+            let path = path(id, &step.path);
             if self.plant == Some(Plant::Doubled) && (number, count) == (0, 1) {
-                self.step(&path, &step, "another key".into()).await?;
+                self.client.request(&step.method, &path, Some("another"), &step.body).await?;
             }
-            expected.order = self.step(&path, &step, key(number, count)).await?;
-            expected.events.extend(step.events);
+            let key = key(number, count);
+            let answer = self.client.request(&step.method, &path, Some(&key), &step.body).await?;
+            let (StatusCode::OK | StatusCode::CREATED, order) = answer else {
+                done.refusal = Some(format!("{} {path}: {}: {}", step.method, answer.0, answer.1));
+                // The kills wait for each request: these will not come.
+                self.answered.add_permits(left - count as usize);
+                return Ok(done);
+            };
+            done.acknowledge(step, order);
+            self.answered.add_permits(1);
         }
-        Ok(expected)
+        Ok(done)
     }
+}
 
-    /// Sends one request until it is acknowledged.
-    async fn step(&self, path: &str, step: &Step, key: String) -> Result<Value, String> {
-        let (status, body) =
-            self.client.request(&step.method, path, Some(&key), &step.body).await?;
-        if !status.is_success() {
-            return Err(format!("{} {path} with key {key}: {status}: {body}", step.method));
+impl Done {
+    fn acknowledge(&mut self, step: Step, order: Value) {
+        let expected = &mut self.expected;
+        if self.steps == 0 {
+            expected.id = order["id"].as_str().unwrap_or_default().to_owned();
+            expected.placed = order.clone();
         }
-        self.acknowledged.add_permits(1);
-        Ok(body)
+        self.steps += 1;
+        expected.events.extend(step.events);
+        expected.order = order;
     }
+}
+
+/// The path of a step; the first one has no id yet.
+fn path(id: &str, rest: &str) -> String {
+    if id.is_empty() { format!("/orders{rest}") } else { format!("/orders/{id}{rest}") }
 }
 
 /// One key for each request of the demo: its repeats have the same one.
@@ -160,9 +179,9 @@ async fn kill_meanwhile(
 ) -> Result<Server, String> {
     let between = requests(options) as u32 / (options.kills + 1);
     for count in 1..=options.kills {
-        let permits = work.acknowledged.acquire_many(between).await;
+        let permits = work.answered.acquire_many(between).await;
         permits.map_err(|error| error.to_string())?.forget();
-        let when = format!("{} requests acknowledged", count * between);
+        let when = format!("{} requests answered", count * between);
         server = kill(server, folder, &work.client, &when, back).await?;
     }
     Ok(server)
@@ -201,39 +220,54 @@ async fn check_all(options: &Options, client: &Client, orders: Vec<Done>) -> Res
         });
     }
     for (place, actual) in all(checkers).await? {
-        found.compare(&orders[place].expected, &actual);
+        let Done { expected, refusal, .. } = &orders[place];
+        found.compare(expected, &actual);
+        if let Some(refusal) = refusal {
+            found.refused(refusal);
+        }
     }
     Ok(found)
 }
 
 /// What is there of an order.
 async fn look(client: &Client, done: &Done) -> Result<Actual, String> {
-    let path = format!("/orders/{}", done.expected.id);
-    let get =
-        async |path: &str| match client.request(&Method::GET, path, None, &Value::Null).await? {
-            (StatusCode::OK, body) => Ok(Some(body)),
-            (StatusCode::NOT_FOUND, _) => Ok(None),
-            (status, body) => Err(format!("GET {path}: {status}: {body}")),
-        };
-    let order = get(&path).await?;
-    // Placed once more with its old key: the history must not show it.
-    let placed_again = match done.number {
-        None => None,
-        Some(number) => {
-            let place = &steps(number)[0];
-            let (method, body, key) = (&place.method, &place.body, key(number, 0));
-            Some(client.request(method, "/orders", Some(&key), body).await?.1)
+    let mut actual = Actual::default();
+    if done.expected.id.is_empty() {
+        // Placing it was refused: there is nothing to look for.
+        return Ok(actual);
+    }
+    let order = format!("/orders/{}", done.expected.id);
+    actual.order = get(client, &order).await?;
+    actual.history = history(client, &order).await?;
+    if let Some(number) = done.number {
+        let Step { method, body, .. } = &steps(number)[0];
+        let answer = client.request(method, "/orders", Some(&key(number, 0)), body).await?;
+        actual.placed_again = Some(answer.1);
+        if actual.order.is_some() {
+            // Placing it again must not show. (Where the order was lost, it makes a new one.)
+            actual.history = history(client, &order).await?;
         }
-    };
-    let history = get(&format!("{path}/history")).await?;
-    let history = history.and_then(|page| page["events"].as_array().cloned()).unwrap_or_default();
-    Ok(Actual { order, history, placed_again })
+    }
+    Ok(actual)
+}
+
+async fn history(client: &Client, order: &str) -> Result<Vec<Value>, String> {
+    let page = get(client, &format!("{order}/history")).await?;
+    Ok(page.and_then(|page| page["events"].as_array().cloned()).unwrap_or_default())
+}
+
+async fn get(client: &Client, path: &str) -> Result<Option<Value>, String> {
+    match client.request(&Method::GET, path, None, &Value::Null).await? {
+        (StatusCode::OK, body) => Ok(Some(body)),
+        (StatusCode::NOT_FOUND, _) => Ok(None),
+        (status, body) => Err(format!("GET {path}: {status}: {body}")),
+    }
 }
 
 /// For [`Plant::Lost`]: looks like an order whose placing was acknowledged.
 fn never_placed(number: u32) -> Done {
     let id = format!("{number:032x}");
     let events = steps(number)[0].events.clone();
-    let expected = Expected { id, events, order: Value::Null, placed: Value::Null };
-    Done { number: None, expected }
+    let expected = Expected { id, events, ..Expected::default() };
+    Done { number: None, expected, steps: 0, refusal: None }
 }
