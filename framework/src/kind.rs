@@ -1,16 +1,15 @@
 //! All entities of one kind on a node: finding them, and keeping few enough of them in memory.
 
-use std::sync::{Arc, MutexGuard, PoisonError, atomic::Ordering::Relaxed};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use duractor_journal::EntityId;
 
 use crate::{
     entity::EventSourced,
     error::AskError,
-    idle::Idle,
     intent::BoxEnvelope,
     shared::AnyKind,
-    slot::{Kind, Note, Slot},
+    slot::{Kind, Slot},
 };
 
 impl<E: EventSourced> Kind<E> {
@@ -49,9 +48,9 @@ impl<E: EventSourced> Kind<E> {
     }
 
     /// An incarnation is ready: it can be made to leave from now on.
-    pub(crate) fn activated(&self, slot: &Arc<Slot<E>>, generation: u32, now: u64) {
-        slot.last_used.store(now, Relaxed);
-        self.idle().insert(now, Arc::downgrade(slot), generation);
+    pub(crate) fn activated(&self, slot: &Arc<Slot<E>>, now: u64) {
+        slot.usage.touch(now);
+        self.idle().insert(now, slot.clone());
         if self.excess() > 0 {
             self.evict(u64::MAX, now);
         }
@@ -63,22 +62,11 @@ impl<E: EventSourced> Kind<E> {
         self.active.load(Relaxed).saturating_sub(limit)
     }
 
-    /// Asks the entity that was idle longest, if it was since `limit`, to leave.
+    /// Asks the entity that was idle longest, if it was since `limit`, to leave. False where there is
+    /// none.
     fn evict(&self, limit: u64, now: u64) -> bool {
-        let mut idle = self.idle();
-        let Some((slot, generation)) = idle.pop(limit, |slot, generation| slot.seen(generation))
-        else {
-            return false;
-        };
-        // It may refuse: it is looked at again like one that was used now.
-        idle.insert(now, Arc::downgrade(&slot), generation);
-        drop(idle);
-        slot.tell(generation, Note::Passivate);
-        true
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle<Slot<E>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        let longest = self.idle().longest(limit, now);
+        longest.inspect(|slot| slot.ask_to_leave()).is_some()
     }
 }
 

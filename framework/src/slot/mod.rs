@@ -12,12 +12,14 @@
 //! that leaves or dies takes none with it: whether it may leave is decided under the slot's lock,
 //! and the next incarnation goes on with the same queue. A slot has at most one wake-up under way.
 
+mod ending;
+
 use std::{
     collections::VecDeque,
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -29,14 +31,14 @@ use crate::{
     core::Rules,
     entity::EventSourced,
     error::AskError,
-    idle::{Idle, Seen},
+    idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
     settings::EntitySettings,
     shared::{ShardMessage, Shared},
 };
 
 /// Room for commands that an idle entity keeps.
-const IDLE_CAPACITY: usize = 0;
+const IDLE_CAPACITY: usize = 4;
 
 /// What an entity's actor is told. Small, because the rest is in the slot.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +75,7 @@ pub(crate) struct Kind<E: EventSourced> {
     /// Looked up; iterated only to close all, in the order of ids.
     pub(crate) slots: DashMap<EntityId, Arc<Slot<E>>>,
     pub(crate) active: AtomicUsize,
-    pub(crate) idle: Mutex<Idle<Slot<E>>>,
+    idle: Mutex<Idle<Slot<E>>>,
 }
 
 /// One entity's place in memory.
@@ -84,8 +86,8 @@ pub(crate) struct Slot<E: EventSourced> {
     /// Commands that wait or are under way, and tasks that work for the entity. Grows only under
     /// the lock.
     load: AtomicU32,
-    /// When commands were last handled, in milliseconds of [`Shared::millis`].
-    pub(crate) last_used: AtomicU64,
+    /// When commands were last handled, by [`Shared::millis`].
+    pub(crate) usage: Usage,
     /// Failures in a row.
     pub(crate) failures: AtomicU32,
 }
@@ -124,6 +126,11 @@ impl<E: EventSourced> Kind<E> {
         &self.rules.settings
     }
 
+    /// Nobody locks a slot while holding this.
+    pub(crate) fn idle(&self) -> MutexGuard<'_, Idle<Slot<E>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove(&self, slot: &Arc<Slot<E>>) {
         self.slots.remove_if(&slot.id, |_, known| Arc::ptr_eq(known, slot));
     }
@@ -142,7 +149,7 @@ impl<E: EventSourced> Slot<E> {
                 notices: Vec::new(),
             }),
             load: AtomicU32::new(0),
-            last_used: AtomicU64::new(0),
+            usage: Usage::default(),
             failures: AtomicU32::new(0),
         })
     }
@@ -168,8 +175,14 @@ impl<E: EventSourced> Slot<E> {
             _ => {}
         }
         // Under the lock: whoever closes all slots either finds this command or has closed before.
-        shared.check_open()?;
-        self.check_room()?;
+        if let Err(error) = shared.check_open().and_then(|()| self.check_room()) {
+            if matches!(inner.phase, Phase::Vacant) {
+                // Made for this command alone: keep nothing of what is refused.
+                inner.phase = Phase::Gone;
+                self.kind.remove(self);
+            }
+            return Err(error);
+        }
         self.load.fetch_add(1, Relaxed);
         shared.ledger.accept();
         inner.queue.push_back(envelope);
@@ -255,11 +268,12 @@ impl<E: EventSourced> Slot<E> {
 
     /// Answers a command. It no longer counts against the mailbox.
     pub(crate) fn finish(&self, envelope: BoxEnvelope<E>) {
+        // First, so that a caller that asks again at once finds its place free.
+        self.load.fetch_sub(1, Relaxed);
         match envelope.send() {
             Some(sent) => self.kind.shared.ledger.finish(sent),
             None => tracing::error!(entity = %self.id, "a command was given no answer"),
         }
-        self.load.fetch_sub(1, Relaxed);
     }
 
     /// Refuses a command.
@@ -280,65 +294,9 @@ impl<E: EventSourced> Slot<E> {
         self.load.fetch_sub(1, Relaxed);
         self.kind.shared.leave();
     }
-
-    /// Leaves memory if there is nothing at all to do. The caller is the actor, and stops if so.
-    pub(crate) fn vacate_if_idle(self: &Arc<Self>) -> bool {
-        let mut inner = self.lock();
-        if self.load.load(Relaxed) > 0 || !inner.notices.is_empty() {
-            return false;
-        }
-        self.give_up(&mut inner);
-        true
-    }
-
-    /// Leaves memory if no command waits. The caller is the actor, and stops if so.
-    pub(crate) fn vacate_if_empty(self: &Arc<Self>) -> bool {
-        let mut inner = self.lock();
-        if !inner.queue.is_empty() || !inner.notices.is_empty() {
-            return false;
-        }
-        self.give_up(&mut inner);
-        true
-    }
-
-    /// Leaves memory now; commands that wait are for the next incarnation, which starts at once.
-    pub(crate) fn vacate(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        if inner.queue.is_empty() {
-            self.give_up(&mut inner);
-        } else {
-            self.start(&mut inner);
-        }
-    }
-
-    /// The stored events cannot be made into a state: nobody gets an answer from this entity.
-    pub(crate) fn quarantine(&self, reason: &str) {
-        let reason: Arc<str> = reason.into();
-        let queue = {
-            let mut inner = self.lock();
-            inner.phase = Phase::Quarantined(reason.clone());
-            mem::take(&mut inner.queue)
-        };
-        for envelope in queue {
-            let (entity, reason) = (self.id.clone(), reason.clone());
-            self.refuse(envelope, AskError::Quarantined { entity, reason });
-        }
-        self.deactivated();
-    }
-
-    fn give_up(self: &Arc<Self>, inner: &mut Inner<E>) {
-        inner.phase = Phase::Gone;
-        self.kind.remove(self);
-        self.deactivated();
-    }
-
-    fn deactivated(&self) {
-        self.kind.active.fetch_sub(1, Relaxed);
-        self.kind.shared.leave();
-    }
 }
 
-/// What happens to an entity from outside.
+/// What an entity is told from outside.
 impl<E: EventSourced> Slot<E> {
     /// Tells the actor something, if it is that of this generation.
     pub(crate) fn tell(&self, generation: u32, note: Note) -> bool {
@@ -349,72 +307,23 @@ impl<E: EventSourced> Slot<E> {
         }
     }
 
-    /// The actor of this generation died. True where another is to be started after a while.
-    pub(crate) fn died(self: &Arc<Self>, generation: u32) -> bool {
-        let mut inner = self.lock();
-        let alive = matches!(inner.phase, Phase::Starting | Phase::Active(_));
-        if !alive || inner.generation != generation {
-            return false;
-        }
-        inner.phase = Phase::Restarting;
-        true
-    }
-
     /// Whether an incarnation runs or is being started.
     pub(crate) fn is_active(&self) -> bool {
         matches!(self.lock().phase, Phase::Starting | Phase::Active(_))
     }
 
-    pub(crate) fn seen(&self, generation: u32) -> Seen {
-        let inner = self.lock();
-        match inner.phase {
-            Phase::Active(_) if inner.generation == generation => {
-                Seen::UsedAt(self.last_used.load(Relaxed))
-            }
-            _ => Seen::Gone,
+    /// Asks the actor to leave memory, if nothing is going on.
+    pub(crate) fn ask_to_leave(&self) {
+        if let Phase::Active(actor) = &self.lock().phase {
+            // It fails only where the actor has died.
+            let _ = actor.cast(Note::Passivate);
         }
     }
+}
 
-    /// The delay is over.
-    pub(crate) fn restart(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        match inner.phase {
-            Phase::Restarting if inner.queue.is_empty() => self.give_up(&mut inner),
-            Phase::Restarting => self.start(&mut inner),
-            _ => {}
-        }
-    }
-
-    /// Ends a quarantine. False where there is none.
-    pub(crate) fn release(self: &Arc<Self>) -> bool {
-        let mut inner = self.lock();
-        let quarantined = matches!(inner.phase, Phase::Quarantined(_));
-        if quarantined {
-            inner.phase = Phase::Gone;
-            self.kind.remove(self);
-        }
-        quarantined
-    }
-
-    /// The node takes no more commands: finish and leave. With `refuse`, and where no actor is there
-    /// to finish them, the commands that wait are refused.
-    pub(crate) fn close(self: &Arc<Self>, refuse: bool) {
-        let mut inner = self.lock();
-        let restarting = matches!(inner.phase, Phase::Restarting);
-        let refused =
-            if refuse || restarting { mem::take(&mut inner.queue) } else { VecDeque::new() };
-        match inner.phase {
-            Phase::Restarting => self.give_up(&mut inner),
-            Phase::Quarantined(_) => {
-                inner.phase = Phase::Gone;
-                self.kind.remove(self);
-            }
-            _ => inner.wake(),
-        }
-        drop(inner);
-        for envelope in refused {
-            self.refuse(envelope, self.kind.shared.refusal().unwrap_or(AskError::ShuttingDown));
-        }
+impl<E: EventSourced> Used for Slot<E> {
+    fn usage(&self) -> &Usage {
+        &self.usage
     }
 }
 
