@@ -60,7 +60,7 @@ pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
     let acknowledged = orders.iter().map(|done| done.steps).sum();
 
     // Once more at the end: then nothing that is checked can come from the server's memory.
-    let last = "all requests answered; what is checked now comes from disk";
+    let last = "the last one, so that the check reads from disk";
     let server = kill(server, folder.path(), &client, last, &mut back).await?;
     if options.plant == Some(Plant::Lost) {
         orders.push(never_placed(options.orders));
@@ -181,7 +181,7 @@ async fn kill_meanwhile(
     for count in 1..=options.kills {
         let permits = work.answered.acquire_many(between).await;
         permits.map_err(|error| error.to_string())?.forget();
-        let when = format!("{} requests answered", count * between);
+        let when = format!("{} requests", count * between);
         server = kill(server, folder, &work.client, &when, back).await?;
     }
     Ok(server)
@@ -201,7 +201,7 @@ async fn kill(
     client.set_address(server.address);
     client.request(&Method::GET, "/health", None, &Value::Null).await?;
     let took = start.elapsed();
-    println!("  SIGKILL: {when}; back after {} ms", took.as_millis());
+    println!("  SIGKILL after {when}: answers again after {} ms", took.as_millis());
     back.push(took);
     Ok(server)
 }

@@ -26,7 +26,7 @@ use crate::serve::stop;
 #[derive(Args, Debug, Clone)]
 pub struct Options {
     /// How many orders, each of about five requests.
-    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     orders: u32,
     /// How many clients send requests at once.
     #[arg(long, value_name = "C", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
