@@ -33,7 +33,9 @@ impl<E: EventSourced> Incarnation<E> {
             match self.slot.next(self.has_room()) {
                 Work::Notices(notices) => self.resolve(notices),
                 Work::Command(envelope) => {
-                    self.slot.last_used.store(shared.millis(now), Relaxed);
+                    if envelope.is_use() {
+                        self.slot.last_used.store(shared.millis(now), Relaxed);
+                    }
                     self.command(envelope, now, wall);
                 }
                 Work::Nothing => return self.rest(myself),
