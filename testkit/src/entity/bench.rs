@@ -155,9 +155,7 @@ impl<E: EventSourced> Bench<E> {
     /// Ends a step: lets everything happen that can, makes the checks, and says what happened.
     pub(super) async fn step(&mut self) -> Result<Happened<E>, String> {
         sleep(SETTLE).await;
-        if let Some(failure) =
-            self.failures.lock().unwrap_or_else(PoisonError::into_inner).pop()
-        {
+        if let Some(failure) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Err(failure);
         }
         let records = self.stores().records(&self.observer.id, self.shown).await?;

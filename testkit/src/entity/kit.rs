@@ -2,9 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use duractor::{
-    Ask, Command, EventSourced, Handle, Node, Seq, Timestamp, testing::inspect,
-};
+use duractor::{Ask, Command, EventSourced, Handle, Node, Seq, Timestamp, testing::inspect};
 use duractor_journal::{EntityId, EventRecord};
 use tokio::{runtime::Runtime, time::sleep};
 

@@ -14,9 +14,7 @@ use duractor_journal::{
     AppendBatch, AppendDone, Appended, Corruption, EventRecord, Head, JournalError, Limits,
     MemoryJournal, Position, RecordChunks, ReplayRange, ShardId, Term,
 };
-use duractor_snapshot::{
-    Criteria, MemorySnapshots, Retention, Saved, Snapshot, SnapshotError,
-};
+use duractor_snapshot::{Criteria, MemorySnapshots, Retention, Saved, Snapshot, SnapshotError};
 use futures_util::{
     StreamExt,
     future::{BoxFuture, ready},
@@ -324,11 +322,7 @@ impl SnapshotStore for View {
         Box::pin(ready(Ok(None)))
     }
 
-    fn delete(
-        &self,
-        _: &EntityId,
-        _: Criteria,
-    ) -> BoxFuture<'static, Result<u64, SnapshotError>> {
+    fn delete(&self, _: &EntityId, _: Criteria) -> BoxFuture<'static, Result<u64, SnapshotError>> {
         Box::pin(ready(Err(SnapshotError::Closed)))
     }
 
