@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use duractor::{
-    AskError, Command, Context, Effect, EntitySettings, Event, EventSourced, Handle, Payload,
-    Persist, RequestId, Seq, TookEffect, Upcast, golden,
+    AskError, Command, Context, DurableState, Effect, EntitySettings, Event, EventSourced, Handle, Payload,
+    Persist, Replace, RequestId, Seq, TookEffect, Upcast, golden,
 };
 use duractor_journal::JournalError;
 use duractor_testkit::entity::{EntityTestKit, Fail};
@@ -505,6 +505,47 @@ fn handlers_can_be_tested_on_recovered_states_only() {
     for n in 1..=5 {
         assert_eq!(kit.run(Deposit { cents: 1 }).reply(), &n);
     }
+}
+
+#[derive(Command)]
+#[command(reply = u64)]
+struct Rename {
+    to: String,
+}
+
+struct Profile;
+
+impl DurableState for Profile {
+    const KIND: &'static str = "profile";
+    type State = String;
+    type Commands = (Rename,);
+
+    fn settings(&self) -> EntitySettings {
+        EntitySettings::default().snapshot_every(3)
+    }
+}
+
+impl Handle<Rename> for Profile {
+    fn handle(&self, state: &String, rename: Rename, _: &Context) -> Effect<Self, u64> {
+        let before = state.len() as u64;
+        Self::replace(rename.to).reply_with(before)
+    }
+}
+
+#[test]
+fn entities_with_durable_state_are_tested_alike() {
+    let mut kit =
+        EntityTestKit::builder(Profile).given_snapshot(7, &"seventh".to_owned()).start();
+    assert_eq!(kit.run(Rename { to: "8".into() }).reply(), &7);
+    for n in 9..=20 {
+        let ran = kit.run(Rename { to: n.to_string() });
+        assert_eq!((ran.state(), ran.revision()), (&n.to_string(), Seq(n)));
+        assert_eq!(ran.events().len(), 1);
+    }
+    let ran = kit.run_with(Rename { to: "x".into() }, |ask| ask.expected_revision(Seq(3)));
+    assert!(matches!(ran.error(), AskError::RevisionMismatch { actual: Seq(20), .. }));
+    kit.crash();
+    assert_eq!(kit.state(), "20");
 }
 
 #[test]

@@ -325,7 +325,9 @@ impl Journal for LogJournal {
                 let read = env.offload(move || (replay.next(), replay)).await;
                 match read {
                     Some((Ok(records), _)) if records.is_empty() => None,
-                    Some((Ok(records), replay)) => Some((Ok(records), Some(replay))),
+                    Some((Ok(records), replay)) => {
+                        Some((Ok(records), (!replay.is_done()).then_some(replay)))
+                    }
                     Some((Err(error), _)) => Some((Err(error), None)),
                     None => Some((Err(stopped("a read was given up")), None)),
                 }

@@ -131,6 +131,11 @@ impl Replay {
         Ok(records)
     }
 
+    /// Whether the last piece was given: there is no need to ask for another.
+    pub(crate) fn is_done(&self) -> bool {
+        self.sources.is_some() && (self.range.from > self.range.to || self.range.max == 0)
+    }
+
     /// The source that holds the next event, with its runs at hand.
     fn source(&mut self) -> Result<Option<Source>, JournalError> {
         let sources = self.sources.get_or_insert_default();
