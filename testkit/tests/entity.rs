@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use duractor::{
-    AskError, Command, Context, DurableState, Effect, EntitySettings, Event, EventSourced, Handle, Payload,
-    Persist, Replace, RequestId, Seq, TookEffect, Upcast, golden,
+    AskError, Command, Context, DurableState, Effect, EntitySettings, Event, EventSourced, Handle,
+    Payload, Persist, Replace, RequestId, Seq, TookEffect, Upcast, golden,
 };
 use duractor_journal::JournalError;
 use duractor_testkit::entity::{EntityTestKit, Fail};
@@ -534,8 +534,7 @@ impl Handle<Rename> for Profile {
 
 #[test]
 fn entities_with_durable_state_are_tested_alike() {
-    let mut kit =
-        EntityTestKit::builder(Profile).given_snapshot(7, &"seventh".to_owned()).start();
+    let mut kit = EntityTestKit::builder(Profile).given_snapshot(7, &"seventh".to_owned()).start();
     assert_eq!(kit.run(Rename { to: "8".into() }).reply(), &7);
     for n in 9..=20 {
         let ran = kit.run(Rename { to: n.to_string() });

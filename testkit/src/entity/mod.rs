@@ -28,8 +28,7 @@
 //! #     fn handle(&self, state: &i64, _: Get, _: &Context) -> Effect<Self, i64> { Effect::reply(*state) }
 //! # }
 //!
-//! # #[cfg(not(doctest))]
-//! #[test]
+//! // With `#[test]` before it.
 //! fn adding() {
 //!     let mut kit = EntityTestKit::new(Counter);
 //!     let ran = kit.run(Add { by: 2 });
@@ -40,14 +39,7 @@
 //!     kit.restart();
 //!     assert_eq!(kit.run(Get).reply(), &2);
 //! }
-//! # fn main() {
-//! #     let mut kit = EntityTestKit::new(Counter);
-//! #     let ran = kit.run(Add { by: 2 });
-//! #     assert_eq!(ran.events(), [Changed::Added { by: 2 }]);
-//! #     assert_eq!((ran.state(), ran.reply()), (&2, &2));
-//! #     kit.restart();
-//! #     assert_eq!(kit.run(Get).reply(), &2);
-//! # }
+//! # adding();
 //! ```
 //!
 //! The entity runs on a real [`Node`](duractor::Node): its mailbox, the speculative pipeline,
@@ -234,10 +226,13 @@
 //! [`fail_next`](EntityTestKit::fail_next) makes the next writes or reads fail: [`Fail`] lists how.
 //! The errors are those of production, and so is what the entity makes of them.
 //!
-//! # Stashed commands and other entities
+//! # Stashed commands, other entities, durable state
 //! A command that the entity stashes has no answer when `run` returns:
 //! [`is_waiting`](Ran::is_waiting). Keep what `run` gave you; once a later step unstashes the
 //! command, [`reply`](Ran::reply) has it.
+//!
+//! Entities with [durable state](duractor::DurableState) are tested alike; begin with a state by
+//! [`given_snapshot`](EntityTestKitBuilder::given_snapshot).
 //!
 //! Commands that the entity [sends](duractor::Effect::send) go to real entities, whose kinds
 //! [`with`](EntityTestKitBuilder::with) adds: look at [`events_of`](EntityTestKit::events_of) and
