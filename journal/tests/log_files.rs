@@ -1,7 +1,7 @@
 //! The log's files: golden bytes, damage, torn tails, the lock.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -12,7 +12,9 @@ use std::{
 
 use duractor_journal::{
     AppendBatch, EntityId, Env, Journal, JournalError, LogConfig, LogJournal, NewEvent,
-    ReplayRange, Request, RequestId, Seq, Term, Timestamp, env::Entropy,
+    ReplayRange, Request, RequestId, Seq, Term, Timestamp,
+    disk::{Disk, DiskFile, DiskLock, StdDisk},
+    env::Entropy,
 };
 use futures_util::StreamExt;
 
@@ -25,6 +27,95 @@ struct Counter(AtomicU64);
 impl Entropy for Counter {
     fn next_u64(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The operating system's files, but every third read from memory finds that it would wait.
+struct Forgetful(StdDisk);
+
+struct ForgetfulFile(Arc<dyn DiskFile>, AtomicU64);
+
+impl Disk for Forgetful {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(ForgetfulFile(self.0.create(path)?, AtomicU64::new(0))))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(ForgetfulFile(self.0.open(path)?, AtomicU64::new(0))))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        self.0.lock(path)
+    }
+}
+
+impl DiskFile for ForgetfulFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn read_cached_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let n = self.1.fetch_add(1, Ordering::Relaxed);
+        Ok(n % 3 != 2 && self.0.read_at(offset, buf)? == buf.len())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+}
+
+/// Cause: a replay that met data outside of memory went back to where it began, and forgot where
+/// the entity's events end. Consequence: it read to the end and then missed events. Fix: what was
+/// found out about the files is kept.
+#[tokio::test]
+async fn a_replay_goes_on_where_memory_ends() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let env = Env { disk: Arc::new(Forgetful(StdDisk)), ..env() };
+    let journal = LogJournal::open(config(dir.path()), env).await.expect("the log opens");
+    claim_all(&journal).await;
+    for seq in 0..300 {
+        append(&journal, "a", seq, &[3; 300]).await;
+        append(&journal, "b", seq, &[4; 30]).await;
+        if seq == 200 {
+            journal.maintain().await.expect("maintenance");
+        }
+    }
+    for _ in 0..20 {
+        assert_eq!(replay(&journal, "a").await.expect("readable"), vec![vec![3; 300]; 300]);
+        assert_eq!(replay(&journal, "b").await.expect("readable"), vec![vec![4; 30]; 300]);
+        assert_eq!(journal.head(&entity("a")).await.expect("a head").last_seq, Seq(300));
     }
 }
 
@@ -253,9 +344,14 @@ async fn damage_in_a_sealed_file_is_an_error_for_whom_it_concerns() {
     let sealed = dir.path().join("0000000000000001-0000000000000001.g1.sealed");
     let mut bytes = fs::read(&sealed).expect("the sealed file");
     let found = bytes.windows(16).position(|w| w == b"first event of b").expect("the event");
+    let journal = open(dir.path()).await;
+    assert!(journal.verify().await.expect("all is well") > 4);
+    journal.shutdown().await;
     bytes[found] ^= 1;
     fs::write(&sealed, bytes).expect("written");
     let journal = open(dir.path()).await;
+    let damaged = journal.verify().await.expect_err("damaged");
+    assert!(matches!(damaged, JournalError::Corrupt(_)), "{damaged}");
     assert_eq!(replay(&journal, "a").await.expect("readable"), [b"first event of a"]);
     let refused = replay(&journal, "b").await.expect_err("damaged");
     assert!(matches!(refused, JournalError::Corrupt(_)), "{refused}");

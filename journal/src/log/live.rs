@@ -71,6 +71,14 @@ impl Live {
         look(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Where the last batch ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.with(|index| {
+            let ends = index.shards.values().filter_map(|shard| shard.places.last());
+            ends.map(|place| u64::from(place.offset) + u64::from(place.len)).max().unwrap_or(0)
+        })
+    }
+
     /// What the segment knows of an entity, without its runs.
     pub(crate) fn head(&self, entity: &EntityId) -> Option<(Option<Seq>, EntityIndex)> {
         self.with(|index| {
