@@ -141,6 +141,7 @@ mod settings;
 mod shard;
 mod shared;
 mod slot;
+mod task;
 #[doc(hidden)]
 pub mod testing;
 

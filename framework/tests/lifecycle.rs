@@ -501,3 +501,17 @@ async fn stashed_commands_outlive_a_crash() {
     assert_eq!(stashed.await.unwrap().unwrap(), 3);
     finish(node).await;
 }
+
+/// Cause: the task that waits for the journal to fail did not end with its node. Consequence: it
+/// kept the stores of every node that was ever started. Fix: it ends with the node's actor.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_shut_down_holds_on_to_nothing() {
+    let world = World::new();
+    let before = std::sync::Arc::strong_count(&world.journal);
+    let node = world.start().await;
+    account(&node, "one").ask(Add { by: 1 }).await.unwrap();
+    assert!(std::sync::Arc::strong_count(&world.journal) > before);
+    finish(node).await;
+    settle().await;
+    assert_eq!(std::sync::Arc::strong_count(&world.journal), before);
+}
