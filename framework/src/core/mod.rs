@@ -1,0 +1,385 @@
+//! An entity's decisions, without actors, clocks or journals: a command goes in, what to do comes
+//! out, and the lifecycle does it.
+//!
+//! The state is *speculative*: it includes events that are submitted and not yet committed. So the
+//! next command is handled at once, and every answer waits in the [`Pipeline`] until the events that
+//! it may depend on are committed.
+
+pub(crate) mod image;
+pub(crate) mod pipeline;
+#[cfg(test)]
+mod tests;
+pub(crate) mod window;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use duractor_journal::{EntityId, JournalError, Limits, NewEvent, Request, Seq, Timestamp};
+
+use self::{
+    pipeline::{Held, Pipeline, Released, What},
+    window::{Answered, Window},
+};
+use crate::{
+    context::Context,
+    entity::EventSourced,
+    error::AskError,
+    event::Event,
+    intent::{After, BoxEnvelope, Intent, TimerChange, panic_text},
+    settings::EntitySettings,
+};
+
+/// What all entities of a kind decide by.
+pub(crate) struct Rules<E: EventSourced> {
+    pub(crate) entity: E,
+    pub(crate) settings: EntitySettings,
+    pub(crate) limits: Limits,
+    /// The events' names, made once.
+    names: Vec<(&'static str, Arc<str>)>,
+}
+
+impl<E: EventSourced> Rules<E> {
+    pub(crate) fn new(entity: E, limits: Limits) -> Self {
+        let settings = entity.settings();
+        let names = E::Event::schemas().iter().map(|s| (s.name, s.name.into())).collect();
+        Self { entity, settings, limits, names }
+    }
+
+    fn name(&self, name: &'static str) -> Arc<str> {
+        let known = self.names.iter().find(|(known, _)| *known == name);
+        known.map_or_else(|| name.into(), |(_, name)| name.clone())
+    }
+}
+
+/// One incarnation of an entity.
+pub(crate) struct Core<E: EventSourced> {
+    state: E::State,
+    /// What handlers are told; its revision is that of the state.
+    context: Context,
+    window: Window,
+    pipeline: Pipeline<E>,
+    stash: VecDeque<BoxEnvelope<E>>,
+    /// Of the newest snapshot that was taken or loaded.
+    snapshot_at: Seq,
+    /// Whether one is being saved: then no other is taken.
+    saving: bool,
+    /// The timers that there will be once everything is committed.
+    timers: BTreeSet<String>,
+}
+
+/// A batch for the journal.
+pub(crate) struct Draft {
+    pub(crate) expected: Seq,
+    pub(crate) last: Seq,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) request: Option<Request>,
+    pub(crate) events: Vec<NewEvent>,
+}
+
+/// What came of a command.
+pub(crate) enum Decision<E: EventSourced> {
+    /// Its answer is in the pipeline.
+    Held,
+    /// So it is, and this is to be submitted.
+    Submit(Draft),
+    /// The state may be half-changed: this incarnation must end. Nothing was submitted.
+    Crashed(BoxEnvelope<E>, String),
+}
+
+/// What a handled command comes to, when nothing went wrong.
+struct Outcome<E: EventSourced> {
+    draft: Option<(Draft, usize)>,
+    intent: Intent<E>,
+    snapshot: Option<Bytes>,
+}
+
+impl<E: EventSourced> Core<E> {
+    pub(crate) fn new(entity: EntityId, state: E::State, seq: Seq, window: Window) -> Self {
+        let context =
+            Context { entity, revision: seq, now: Timestamp::default(), request_id: None };
+        Self {
+            state,
+            context,
+            window,
+            pipeline: Pipeline::new(),
+            stash: VecDeque::new(),
+            snapshot_at: seq,
+            saving: false,
+            timers: BTreeSet::new(),
+        }
+    }
+
+    /// The sequence number that the state includes.
+    pub(crate) fn seq(&self) -> Seq {
+        self.context.revision
+    }
+
+    /// Takes in one stored event, while recovering.
+    pub(crate) fn replay(&mut self, events: &[E::Event], seq: Seq) {
+        events.iter().for_each(|event| E::apply(&mut self.state, event));
+        self.context.revision = seq;
+    }
+
+    /// Takes in the request of a stored batch, while recovering.
+    pub(crate) fn replay_request(&mut self, answered: Answered, settings: &EntitySettings) {
+        self.window.insert(answered, settings);
+    }
+
+    pub(crate) fn pipeline(&mut self) -> &mut Pipeline<E> {
+        &mut self.pipeline
+    }
+
+    /// Whether a command may be handled now.
+    pub(crate) fn has_room(&self, settings: &EntitySettings) -> bool {
+        self.pipeline.has_room(settings.max_in_flight, settings.max_in_flight_bytes)
+    }
+
+    /// Nothing waits in it, neither for commits nor for an unstash.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pipeline.is_empty() && self.stash.is_empty()
+    }
+
+    /// Takes in what became of a batch.
+    pub(crate) fn resolve(&mut self, last: Seq, result: Result<(), JournalError>) {
+        self.pipeline.resolve(last, result);
+    }
+
+    /// The next answer that is due.
+    pub(crate) fn release(&mut self) -> Option<Released<E>> {
+        self.pipeline.pop()
+    }
+
+    pub(crate) fn take_stash(&mut self) -> VecDeque<BoxEnvelope<E>> {
+        mem::take(&mut self.stash)
+    }
+
+    pub(crate) fn timer_is_gone(&mut self, name: &str) {
+        self.timers.remove(name);
+    }
+
+    pub(crate) fn snapshot_saved(&mut self, saving: bool) {
+        self.saving = saving;
+    }
+
+    /// Handles one command. Gives back stashed commands too, where they are to be handled next.
+    pub(crate) fn command(
+        &mut self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        mut envelope: BoxEnvelope<E>,
+    ) -> (Decision<E>, VecDeque<BoxEnvelope<E>>) {
+        let mut unstashed = VecDeque::new();
+        if let Some(what) = self.answer_unhandled(rules, now, &mut envelope) {
+            self.hold(what, Some(envelope), Intent::default(), None);
+            return (Decision::Held, unstashed);
+        }
+        let decided =
+            catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
+        let decision = match decided {
+            Err(panic) => Decision::Crashed(envelope, panic_text(panic.as_ref())),
+            Ok(Err(Halt::Crash(reason))) => Decision::Crashed(envelope, reason),
+            Ok(Err(Halt::Refuse(error))) => {
+                envelope.refuse(error);
+                self.hold(What::Read, Some(envelope), Intent::default(), None);
+                Decision::Held
+            }
+            Ok(Ok(Outcome { draft, intent, snapshot })) => {
+                if intent.unstash {
+                    unstashed = self.take_stash();
+                }
+                let what = draft.as_ref().map_or(What::Read, |(_, bytes)| What::Write(*bytes));
+                let mut envelope = Some(envelope);
+                if intent.stash {
+                    self.stash.extend(envelope.take());
+                }
+                self.hold(what, envelope, intent, snapshot);
+                draft.map_or(Decision::Held, |(draft, _)| Decision::Submit(draft))
+            }
+        };
+        (decision, unstashed)
+    }
+
+    /// Answers a command that its handler need not see.
+    fn answer_unhandled(
+        &self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        envelope: &mut BoxEnvelope<E>,
+    ) -> Option<What> {
+        let options = envelope.options();
+        if let Some(id) = &options.request_id
+            && let Some(answered) = self.window.find(id, now, &rules.settings)
+        {
+            let reply = answered.reply.clone();
+            envelope.recall(&reply);
+            return Some(What::Repeat);
+        }
+        let (expected, actual) = (options.expected_revision?, self.seq());
+        if expected == actual {
+            return None;
+        }
+        envelope.refuse(AskError::RevisionMismatch { expected, actual });
+        Some(What::Read)
+    }
+
+    /// Runs the user's code for one command. Where it fails or panics after the first `apply`, the
+    /// state is no longer to be trusted.
+    fn decide(
+        &mut self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        envelope: &mut dyn crate::intent::Envelope<E>,
+    ) -> Result<Outcome<E>, Halt> {
+        self.context.now = now;
+        self.context.request_id.clone_from(&envelope.options().request_id);
+        let mut intent = envelope.handle(&rules.entity, &self.state, &self.context);
+        if intent.stash && self.stash.len() >= rules.settings.stash {
+            return Err(self.limit("stashed commands", rules.settings.stash));
+        }
+        self.check_timers(&intent.after, &rules.settings)?;
+        if intent.events.is_empty() {
+            envelope.settle(&self.state);
+            return Ok(Outcome { draft: None, intent, snapshot: None });
+        }
+        let events = mem::take(&mut intent.events);
+        let (encoded, bytes) = self.encode(rules, &events)?;
+        let expected = self.seq();
+        let wanted = self.apply(rules, &events);
+        envelope.settle(&self.state);
+        let last = self.seq();
+        let request = self.remember(rules, now, envelope)?;
+        let snapshot = if wanted { self.snapshot() } else { None };
+        let draft = Draft { expected, last, timestamp: now, request, events: encoded };
+        Ok(Outcome { draft: Some((draft, bytes)), intent, snapshot })
+    }
+
+    /// Encodes a batch and checks it against the journal's limits, before anything is changed.
+    fn encode(
+        &self,
+        rules: &Rules<E>,
+        events: &[E::Event],
+    ) -> Result<(Vec<NewEvent>, usize), Halt> {
+        let entity = || self.context.entity.clone();
+        let Limits { max_payload_bytes, max_batch_events, max_batch_bytes } = rules.limits;
+        if events.len() > max_batch_events {
+            let reason = format!("{} events, and at most {max_batch_events} fit", events.len());
+            return Err(refuse(JournalError::InvalidBatch { entity: entity(), reason }));
+        }
+        let mut encoded = Vec::with_capacity(events.len());
+        let mut total = 0;
+        for event in events {
+            let schema = event.schema();
+            let payload = event.encode().map_err(|e| Halt::Refuse(AskError::Codec(e)))?;
+            let bytes = payload.len();
+            total += bytes;
+            let too_large = |what, bytes, limit| {
+                Err(refuse(JournalError::TooLarge { entity: entity(), what, bytes, limit }))
+            };
+            if bytes > max_payload_bytes {
+                return too_large("event payload", bytes, max_payload_bytes);
+            }
+            if total > max_batch_bytes {
+                return too_large("batch", total, max_batch_bytes);
+            }
+            encoded.push(NewEvent {
+                name: rules.name(schema.name),
+                schema_version: schema.version,
+                tags: rules.entity.tags(event),
+                metadata: BTreeMap::new(),
+                payload,
+            });
+        }
+        Ok((encoded, total))
+    }
+
+    /// Applies the events. True where a snapshot should be taken.
+    fn apply(&mut self, rules: &Rules<E>, events: &[E::Event]) -> bool {
+        let mut wanted = false;
+        for event in events {
+            E::apply(&mut self.state, event);
+            self.context.revision = self.seq().next();
+            wanted |= rules.entity.wants_snapshot(&self.state, event, self.seq());
+        }
+        let since = self.seq().0 - self.snapshot_at.0;
+        !self.saving && (wanted || rules.settings.snapshot_every.is_some_and(|n| since >= n))
+    }
+
+    /// Keeps the reply to a command with a request id.
+    fn remember(
+        &mut self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        envelope: &dyn crate::intent::Envelope<E>,
+    ) -> Result<Option<Request>, Halt> {
+        let Some(id) = envelope.options().request_id.clone() else { return Ok(None) };
+        let reply = envelope.encode_reply().map_err(|e| Halt::Crash(e.to_string()))?;
+        let answered = Answered { id: id.clone(), seq: self.seq(), at: now, reply: reply.clone() };
+        self.window.insert(answered, &rules.settings);
+        Ok(Some(Request { id, reply }))
+    }
+
+    fn snapshot(&mut self) -> Option<Bytes> {
+        match image::encode(&self.state, &self.window) {
+            Ok(image) => {
+                self.snapshot_at = self.seq();
+                Some(image)
+            }
+            Err(error) => {
+                tracing::error!(entity = %self.context.entity, %error, "the state does not encode");
+                None
+            }
+        }
+    }
+
+    /// Refuses a command that would have too many timers, before anything is changed.
+    fn check_timers(&mut self, after: &After<E>, settings: &EntitySettings) -> Result<(), Halt> {
+        if after.timers.is_empty() {
+            return Ok(());
+        }
+        let mut timers = self.timers.clone();
+        for change in &after.timers {
+            match change {
+                TimerChange::Set { name, .. } => timers.insert(name.clone()),
+                TimerChange::Cancel { name } => timers.remove(name),
+            };
+        }
+        if timers.len() > settings.timers {
+            return Err(self.limit("timers", settings.timers));
+        }
+        self.timers = timers;
+        Ok(())
+    }
+
+    fn limit(&self, what: &'static str, limit: usize) -> Halt {
+        let entity = self.context.entity.clone();
+        Halt::Refuse(AskError::LimitReached { entity, what, limit })
+    }
+
+    fn hold(
+        &mut self,
+        what: What,
+        envelope: Option<BoxEnvelope<E>>,
+        intent: Intent<E>,
+        snapshot: Option<Bytes>,
+    ) {
+        let Intent { after, passivate, .. } = intent;
+        self.pipeline.push(Held { until: self.seq(), what, envelope, after, passivate, snapshot });
+    }
+}
+
+/// Why a command came to nothing.
+enum Halt {
+    /// Nothing was changed.
+    Refuse(AskError),
+    /// The state was changed, and what changed it cannot be written.
+    Crash(String),
+}
+
+fn refuse(error: JournalError) -> Halt {
+    Halt::Refuse(AskError::Journal(error))
+}

@@ -1,0 +1,133 @@
+//! Answers that wait for commits, in the order in which their commands were handled.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use duractor_journal::{Effect as TookEffect, JournalError, Seq};
+
+use crate::{
+    entity::EventSourced,
+    error::AskError,
+    intent::{After, BoxEnvelope},
+};
+
+/// A command that was handled.
+pub(crate) struct Held<E: EventSourced> {
+    /// Everything up to this event must be committed.
+    pub(crate) until: Seq,
+    pub(crate) what: What,
+    /// None for a command that was stashed: what else it asked for is held all the same.
+    pub(crate) envelope: Option<BoxEnvelope<E>>,
+    pub(crate) after: After<E>,
+    pub(crate) passivate: bool,
+    /// The state at `until`, to be saved once that is committed.
+    pub(crate) snapshot: Option<Bytes>,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// It saw a state that may be uncommitted.
+    Read,
+    /// It repeats a request whose events may be uncommitted.
+    Repeat,
+    /// It wrote a batch of so many bytes.
+    Write(usize),
+    /// The batch was committed or refused.
+    Written(Result<(), JournalError>),
+}
+
+/// An answer that waits no more: with an error in place of the settled answer where there is one.
+pub(crate) struct Released<E: EventSourced> {
+    pub(crate) held: Held<E>,
+    pub(crate) error: Option<AskError>,
+}
+
+/// Everything that was handled and not yet answered.
+pub(crate) struct Pipeline<E: EventSourced> {
+    entries: VecDeque<Held<E>>,
+    batches: usize,
+    bytes: usize,
+    /// The first refusal: nothing after it can be committed.
+    failed: Option<JournalError>,
+}
+
+impl<E: EventSourced> Pipeline<E> {
+    pub(crate) fn new() -> Self {
+        Self { entries: VecDeque::new(), batches: 0, bytes: 0, failed: None }
+    }
+
+    /// Nothing waits for anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Why this incarnation has no future, if so.
+    pub(crate) fn failed(&self) -> Option<&JournalError> {
+        self.failed.as_ref()
+    }
+
+    /// Whether one batch more may be under way.
+    pub(crate) fn has_room(&self, batches: usize, bytes: usize) -> bool {
+        self.failed.is_none() && self.batches < batches && (self.batches == 0 || self.bytes < bytes)
+    }
+
+    /// Adds an answer. It comes back from [`pop`](Self::pop), at once if it waits for nothing.
+    pub(crate) fn push(&mut self, held: Held<E>) {
+        if let What::Write(bytes) = held.what {
+            self.batches += 1;
+            self.bytes += bytes;
+        }
+        self.entries.push_back(held);
+    }
+
+    /// Takes in what became of the batch that ends with `last`. Refusals may come before the commits
+    /// of earlier batches.
+    pub(crate) fn resolve(&mut self, last: Seq, result: Result<(), JournalError>) {
+        // The batch comes before what waits for it under the same number.
+        let at = self.entries.partition_point(|held| held.until < last);
+        if let Some(held) = self.entries.get_mut(at)
+            && let What::Write(bytes) = held.what
+        {
+            self.batches -= 1;
+            self.bytes -= bytes;
+            held.what = What::Written(result);
+        }
+    }
+
+    /// The next answer that waits no more.
+    pub(crate) fn pop(&mut self) -> Option<Released<E>> {
+        if matches!(self.entries.front()?.what, What::Write(_)) {
+            return None;
+        }
+        let held = self.entries.pop_front()?;
+        let error = match &held.what {
+            What::Written(Err(error)) if self.failed.is_none() => {
+                self.failed = Some(error.clone());
+                Some(AskError::Journal(error.clone()))
+            }
+            _ => self.failed.as_ref().map(|first| aborted(first, &held.what)),
+        };
+        if self.entries.is_empty() {
+            self.entries.shrink_to(0);
+        }
+        Some(Released { held, error })
+    }
+
+    /// Everything that is left, where nobody will hear of it any more.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Held<E>> {
+        self.entries.drain(..)
+    }
+}
+
+/// The error for a command after the first one that was refused.
+fn aborted(first: &JournalError, what: &What) -> AskError {
+    let effect = match what {
+        What::Read => TookEffect::None,
+        What::Repeat | What::Write(_) => first.effect(),
+        // A commit after a refusal contradicts the journal's contract: say the least.
+        What::Written(Ok(())) => TookEffect::Unknown,
+        What::Written(Err(error)) => error.effect(),
+    };
+    AskError::Aborted { cause: first.to_string(), effect }
+}

@@ -1,0 +1,129 @@
+//! A command with its caller: what travels through the runtime as an [`Envelope`].
+
+use std::mem;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{
+    codec::CodecError,
+    command::{Command, decode_reply, encode_reply},
+    context::Context,
+    effect::{Answer, Effect, Handle, Redo},
+    error::AskError,
+    intent::{BoxEnvelope, Envelope, Intent, Options, Sent},
+};
+
+/// How a caller hears of the answer.
+pub(crate) type Reply<C> = oneshot::Sender<Result<<C as Command>::Reply, AskError>>;
+
+/// A command with its caller.
+pub(crate) struct Delivery<E: Handle<C>, C: Command> {
+    stage: Stage<E, C>,
+    options: Options,
+    /// None for a command that was told.
+    reply: Option<Reply<C>>,
+}
+
+enum Stage<E: Handle<C>, C: Command> {
+    Fresh(C),
+    /// It was stashed.
+    Again(Box<dyn Redo<E, C::Reply>>),
+    /// Handled, and the answer waits for the state after the events.
+    Decided(Answer<E, C::Reply>),
+    Settled(Result<C::Reply, AskError>),
+    /// Taken out while the user's code runs; it stays where that panics.
+    Empty,
+}
+
+/// A command whose caller waits.
+pub(crate) fn asked<E: Handle<C>, C: Command>(
+    command: C,
+    options: Options,
+    reply: Reply<C>,
+) -> BoxEnvelope<E> {
+    Box::new(Delivery { stage: Stage::Fresh(command), options, reply: Some(reply) })
+}
+
+/// A command whose answer nobody waits for.
+pub(crate) fn told<E: Handle<C>, C: Command>(command: C) -> BoxEnvelope<E> {
+    let options = Options::default();
+    Box::new(Delivery { stage: Stage::Fresh(command), options, reply: None })
+}
+
+impl<E: Handle<C>, C: Command> Delivery<E, C> {
+    fn decide(&mut self, entity: &E, state: &E::State, cx: &Context) -> Option<Effect<E, C::Reply>> {
+        match mem::replace(&mut self.stage, Stage::Empty) {
+            Stage::Fresh(command) => Some(entity.handle(state, command, cx)),
+            Stage::Again(command) => Some(command.redo(entity, state, cx)),
+            decided => {
+                self.stage = decided;
+                None
+            }
+        }
+    }
+}
+
+impl<E: Handle<C>, C: Command> Envelope<E> for Delivery<E, C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn handle(&mut self, entity: &E, state: &E::State, context: &Context) -> Intent<E> {
+        let Some(Effect { mut intent, answer }) = self.decide(entity, state, context) else {
+            return Intent::default();
+        };
+        self.stage = match answer {
+            Answer::Later(command) => Stage::Again(command),
+            answer => Stage::Decided(answer),
+        };
+        intent.stash = matches!(self.stage, Stage::Again(_));
+        intent
+    }
+
+    fn settle(&mut self, state: &E::State) {
+        match mem::replace(&mut self.stage, Stage::Empty) {
+            Stage::Decided(Answer::Ready(reply)) => self.stage = Stage::Settled(Ok(reply)),
+            Stage::Decided(Answer::From(reply)) => self.stage = Stage::Settled(Ok(reply(state))),
+            other => self.stage = other,
+        }
+    }
+
+    fn encode_reply(&self) -> Result<Bytes, CodecError> {
+        match &self.stage {
+            Stage::Settled(Ok(reply)) => encode_reply::<C>(reply),
+            _ => {
+                let reason = "the command has no reply yet".to_owned();
+                Err(CodecError::Encode { name: C::NAME.to_owned(), reason })
+            }
+        }
+    }
+
+    fn recall(&mut self, reply: &[u8]) {
+        self.stage = Stage::Settled(decode_reply::<C>(reply).map_err(|error| match error {
+            CodecError::OtherReply { .. } => AskError::RequestIdReused(error),
+            error => AskError::Codec(error),
+        }));
+    }
+
+    fn refuse(&mut self, error: AskError) {
+        self.stage = Stage::Settled(Err(error));
+    }
+
+    fn send(self: Box<Self>) -> Option<Sent> {
+        let Stage::Settled(answer) = self.stage else { return None };
+        let sent = if answer.is_ok() { Sent::Replied } else { Sent::Refused };
+        match (self.reply, answer) {
+            (Some(reply), answer) => Some(reply.send(answer).map_or(Sent::DeadLettered, |()| sent)),
+            (None, Ok(_)) => Some(sent),
+            (None, Err(error)) => {
+                tracing::warn!(command = C::NAME, %error, "a command without a caller was refused");
+                Some(sent)
+            }
+        }
+    }
+}

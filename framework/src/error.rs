@@ -1,0 +1,180 @@
+//! What can go wrong with a command and with a node, and whether the command may have taken effect.
+
+use std::sync::Arc;
+
+use duractor_journal::{Effect as TookEffect, EntityId, InvalidId, JournalError, Seq};
+use duractor_snapshot::SnapshotError;
+
+use crate::codec::{CodecError, SchemaError};
+
+/// Why a command has no reply. [`AskError::effect`] says whether it may have taken effect.
+///
+/// A refusal by the entity's own rules is not here: it is a reply (`reply = Result<_, _>`).
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// The command is not in the entity's `Commands`.
+    #[error("{kind:?} takes no command {command:?}")]
+    UnknownCommand {
+        /// The kind of entity.
+        kind: String,
+        /// The command's stable name.
+        command: String,
+    },
+    /// As many commands as the entity's mailbox may hold are waiting. Try again later.
+    #[error("{entity} is busy: {waiting} commands are waiting")]
+    Busy {
+        /// The entity.
+        entity: EntityId,
+        /// How many wait or are under way.
+        waiting: usize,
+    },
+    /// No answer within the time that the caller gave. The command may be carried out later.
+    #[error("{entity} did not answer in time")]
+    Timeout {
+        /// The entity.
+        entity: EntityId,
+    },
+    /// The caller's time was over before the entity came to the command. It was dropped.
+    #[error("{entity} came to the command too late: its time was over")]
+    Expired {
+        /// The entity.
+        entity: EntityId,
+    },
+    /// The entity is at another revision than the caller expected.
+    #[error("the entity is at revision {actual}, not at the expected {expected}")]
+    RevisionMismatch {
+        /// What the caller expected.
+        expected: Seq,
+        /// What it is.
+        actual: Seq,
+    },
+    /// The entity's stored events cannot be made into its state. It takes no commands until the
+    /// cause is mended; see [`Node::release`](crate::Node::release).
+    #[error("{entity} is quarantined: {reason}")]
+    Quarantined {
+        /// The entity.
+        entity: EntityId,
+        /// What does not fit.
+        reason: Arc<str>,
+    },
+    /// The handler, or `apply`, panicked on this command, or what it gave cannot be written. The
+    /// entity restarts from its events.
+    #[error("{entity} failed on this command: {reason}")]
+    Crashed {
+        /// The entity.
+        entity: EntityId,
+        /// The panic's text, or what cannot be written.
+        reason: String,
+    },
+    /// A bound of the entity's settings was reached by this command.
+    #[error("{entity} refused the command: more than {limit} {what}")]
+    LimitReached {
+        /// The entity.
+        entity: EntityId,
+        /// What there would be too many of, as `"stashed commands"`.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// The request id was used before for another command.
+    #[error("the request id was used before for another command: {0}")]
+    RequestIdReused(CodecError),
+    /// The command does not encode or decode.
+    #[error(transparent)]
+    Codec(CodecError),
+    /// The journal refused this command's events.
+    #[error(transparent)]
+    Journal(JournalError),
+    /// The journal refused events that this command's depend on.
+    #[error("an earlier command of the entity was not committed: {cause}")]
+    Aborted {
+        /// Why the earlier one was not.
+        cause: String,
+        /// Whether this command may have taken effect.
+        effect: TookEffect,
+    },
+    /// The node is shutting down, or is shut down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// The node's journal stopped for good, so the node takes no more commands.
+    #[error("the node has failed: {cause}")]
+    NodeFailed {
+        /// What the journal said.
+        cause: Arc<str>,
+    },
+    /// The entity was torn down before it answered.
+    #[error("{entity} was torn down before it answered")]
+    Lost {
+        /// The entity.
+        entity: EntityId,
+    },
+}
+
+impl AskError {
+    /// Whether the command may have taken effect: with [`TookEffect::None`] it has not, and may be
+    /// tried again; with [`TookEffect::Unknown`] retry only with the same request id.
+    #[must_use]
+    pub fn effect(&self) -> TookEffect {
+        match self {
+            AskError::Timeout { .. } | AskError::Lost { .. } => TookEffect::Unknown,
+            AskError::Journal(error) => error.effect(),
+            AskError::Aborted { effect, .. } => *effect,
+            _ => TookEffect::None,
+        }
+    }
+}
+
+/// Why a node does not start, or has no such entity. Nothing was written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// A kind, key or request id is not allowed.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// Two entities were registered under one kind.
+    #[error("the kind {kind:?} was registered twice")]
+    DuplicateKind {
+        /// The kind.
+        kind: &'static str,
+    },
+    /// The kind was not registered on this node.
+    #[error("the kind {kind:?} is not registered on this node")]
+    NotRegistered {
+        /// The kind.
+        kind: &'static str,
+    },
+    /// Names or versions of a kind's events or commands do not fit together.
+    #[error("the {what} of {kind:?}: {error}")]
+    Schemas {
+        /// The kind.
+        kind: &'static str,
+        /// `"events"` or `"commands"`.
+        what: &'static str,
+        /// What is wrong.
+        error: SchemaError,
+    },
+    /// The journal did not open.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The snapshot store did not open.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
+    /// An actor of the node did not start.
+    #[error("an actor of the node did not start: {reason}")]
+    Actor {
+        /// Why.
+        reason: String,
+    },
+    /// The node is shutting down, or is shut down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+impl NodeError {
+    /// Nothing was written, whatever went wrong.
+    #[must_use]
+    pub fn effect(&self) -> TookEffect {
+        TookEffect::None
+    }
+}

@@ -1,0 +1,117 @@
+//! What a handled command asks of the runtime, with the command's type erased.
+
+use std::{any::Any, error::Error, time::Duration};
+
+use bytes::Bytes;
+use duractor_journal::{RequestId, Seq};
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    codec::CodecError,
+    context::{Context, SideContext},
+    entity::EventSourced,
+    error::AskError,
+};
+
+/// A failure of a side effect: logged, nothing else.
+pub type SideError = Box<dyn Error + Send + Sync>;
+
+/// What the caller said beside the command.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    pub(crate) request_id: Option<RequestId>,
+    pub(crate) expected_revision: Option<Seq>,
+    /// Not started after this instant.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// A command on its way through an entity, and then its answer on the way back.
+///
+/// The order of calls: any number of [`handle`](Envelope::handle) (more than one where it is
+/// stashed), then [`settle`](Envelope::settle), [`recall`](Envelope::recall) or
+/// [`refuse`](Envelope::refuse) fixes the answer, and [`send`](Envelope::send) gives it to the
+/// caller.
+pub(crate) trait Envelope<E: EventSourced>: Send {
+    /// The command's stable name.
+    fn name(&self) -> &'static str;
+
+    fn options(&self) -> &Options;
+
+    /// Runs the handler. May panic, as the handler is the user's.
+    fn handle(&mut self, entity: &E, state: &E::State, context: &Context) -> Intent<E>;
+
+    /// Computes the reply on the state after the events. May panic, as the closure is the user's.
+    fn settle(&mut self, state: &E::State);
+
+    /// The settled reply as bytes, to be kept with the request id.
+    fn encode_reply(&self) -> Result<Bytes, CodecError>;
+
+    /// Takes a kept reply as the answer.
+    fn recall(&mut self, reply: &[u8]);
+
+    /// Takes an error as the answer.
+    fn refuse(&mut self, error: AskError);
+
+    /// Gives the answer to the caller and says what became of it.
+    /// `None` only where no answer was fixed, which is a mistake of the runtime.
+    fn send(self: Box<Self>) -> Option<Sent>;
+}
+
+pub(crate) type BoxEnvelope<E> = Box<dyn Envelope<E>>;
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Replied,
+    Refused,
+    /// The caller was gone.
+    DeadLettered,
+}
+
+/// What a handler wants done.
+pub(crate) struct Intent<E: EventSourced> {
+    pub(crate) events: Vec<E::Event>,
+    /// Keep the command for later; the envelope has it again.
+    pub(crate) stash: bool,
+    /// Handle the stashed commands next.
+    pub(crate) unstash: bool,
+    /// Leave memory once this command is done.
+    pub(crate) passivate: bool,
+    pub(crate) after: After<E>,
+}
+
+impl<E: EventSourced> Default for Intent<E> {
+    fn default() -> Self {
+        let after = After { sides: Vec::new(), timers: Vec::new() };
+        Self { events: Vec::new(), stash: false, unstash: false, passivate: false, after }
+    }
+}
+
+/// What is done once everything that the command depends on is committed.
+pub(crate) struct After<E: EventSourced> {
+    pub(crate) sides: Vec<Side>,
+    pub(crate) timers: Vec<TimerChange<E>>,
+}
+
+type SideTask = dyn FnOnce(SideContext) -> BoxFuture<'static, Result<(), SideError>> + Send;
+type SideCall = dyn FnOnce(&SideContext) -> Result<(), SideError> + Send;
+
+pub(crate) enum Side {
+    /// Awaited in a task of its own.
+    Task(Box<SideTask>),
+    /// Called at once.
+    Call(Box<SideCall>),
+}
+
+pub(crate) enum TimerChange<E: EventSourced> {
+    Set { name: String, after: Duration, command: BoxEnvelope<E> },
+    Cancel { name: String },
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}

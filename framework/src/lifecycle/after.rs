@@ -1,0 +1,173 @@
+//! What follows a commit: side effects, timers and snapshots.
+//!
+//! Called from [`persisting`](super::persisting). Tasks that are started here count as work of the
+//! entity, so that it stays in memory and the node's shutdown waits for them.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use duractor_journal::Seq;
+use duractor_snapshot::{Retention, Snapshot};
+use futures_util::FutureExt;
+use tokio::task::AbortHandle;
+
+use super::Incarnation;
+use crate::{
+    context::SideContext,
+    entity::EventSourced,
+    intent::{After, BoxEnvelope, Side, TimerChange, panic_text},
+    slot::{Note, Slot},
+};
+
+/// A timer that is running.
+pub(super) struct Timer<E: EventSourced> {
+    name: String,
+    command: BoxEnvelope<E>,
+    _task: Abort,
+}
+
+/// A task that ends with this value.
+struct Abort(AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Counts as work of the entity while it lives.
+struct Task<E: EventSourced>(Arc<Slot<E>>);
+
+impl<E: EventSourced> Task<E> {
+    fn begin(slot: &Arc<Slot<E>>) -> Self {
+        slot.begin_task();
+        Self(slot.clone())
+    }
+}
+
+impl<E: EventSourced> Drop for Task<E> {
+    fn drop(&mut self) {
+        self.0.end_task();
+    }
+}
+
+impl<E: EventSourced> Incarnation<E> {
+    /// Does what a command asked for beside events and answer.
+    pub(super) fn after(&mut self, after: After<E>, revision: Seq) {
+        for side in after.sides {
+            self.side(side, revision);
+        }
+        for change in after.timers {
+            match change {
+                TimerChange::Cancel { name } => self.cancel_timer(&name),
+                TimerChange::Set { name, after, command } => self.set_timer(name, after, command),
+            }
+        }
+    }
+
+    fn side(&self, side: Side, revision: Seq) {
+        let Some(kinds) = self.slot.kind.shared.kinds.get() else { return };
+        let context =
+            SideContext { entity: self.slot.id.clone(), revision, kinds: kinds.clone() };
+        let log = |context: &SideContext, error: &dyn std::fmt::Display| {
+            let (entity, revision) = (&context.entity, context.revision);
+            tracing::warn!(%entity, %revision, %error, "a side effect failed");
+        };
+        match side {
+            Side::Call(call) => {
+                if let Err(error) = call(&context) {
+                    log(&context, &error);
+                }
+            }
+            Side::Task(make) => {
+                let counted = Task::begin(&self.slot);
+                tokio::spawn(async move {
+                    let run = async { make(context.clone()).await };
+                    match AssertUnwindSafe(run).catch_unwind().await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => log(&context, &error),
+                        Err(panic) => log(&context, &panic_text(panic.as_ref())),
+                    }
+                    drop(counted);
+                });
+            }
+        }
+    }
+
+    fn cancel_timer(&mut self, name: &str) {
+        self.timers.retain(|_, timer| timer.name != name);
+    }
+
+    fn set_timer(&mut self, name: String, after: Duration, command: BoxEnvelope<E>) {
+        self.cancel_timer(&name);
+        let (slot, generation, number) = (self.slot.clone(), self.generation, self.next_timer);
+        self.next_timer += 1;
+        let fire = async move {
+            tokio::time::sleep(after).await;
+            slot.tell(generation, Note::Timer(number));
+        };
+        let task = Abort(tokio::spawn(fire).abort_handle());
+        self.timers.insert(number, Timer { name, command, _task: task });
+    }
+
+    /// Puts a timer's command into the mailbox.
+    pub(super) fn timer_fired(&mut self, number: u64) {
+        // It may have been cancelled in the meantime.
+        let Some(timer) = self.timers.remove(&number) else { return };
+        let Timer { name, command, .. } = timer;
+        if let Some(core) = &mut self.core {
+            core.timer_is_gone(&name);
+        }
+        if let Err(error) = self.slot.kind.offer(&self.slot.id, command) {
+            tracing::warn!(entity = %self.slot.id, name, %error, "a timer's command was refused");
+        }
+    }
+
+    /// Saves a snapshot, and deletes the events that no snapshot needs once it is durable.
+    pub(super) fn save(&mut self, state: Bytes, seq: Seq) {
+        let Some(core) = &mut self.core else { return };
+        core.snapshot_saved(true);
+        let shared = self.slot.kind.shared.clone();
+        let settings = self.slot.kind.settings();
+        let snapshot = Snapshot {
+            entity: self.slot.id.clone(),
+            seq,
+            timestamp: shared.env.clock.now(),
+            schema_version: settings.state_version,
+            state,
+        };
+        let retention = Retention::newest(settings.keep_snapshots);
+        let delete = settings.delete_events;
+        let (counted, generation) = (Task::begin(&self.slot), self.generation);
+        tokio::spawn(async move {
+            let slot = &counted.0;
+            match shared.snapshots.save(vec![snapshot], retention).await {
+                Ok(saved) => {
+                    tracing::debug!(entity = %slot.id, %seq, "snapshot saved");
+                    if let (true, Some(saved)) = (delete, saved.first()) {
+                        delete_events(slot, saved.oldest).await;
+                    }
+                }
+                Err(error) => tracing::warn!(entity = %slot.id, %seq, %error, "no snapshot saved"),
+            }
+            slot.tell(generation, Note::Saved);
+            drop(counted);
+        });
+    }
+
+    /// The next snapshot may be taken.
+    pub(super) fn snapshot_saved(&mut self) {
+        if let Some(core) = &mut self.core {
+            core.snapshot_saved(false);
+        }
+    }
+}
+
+async fn delete_events<E: EventSourced>(slot: &Slot<E>, to: Seq) {
+    let shared = &slot.kind.shared;
+    let Some(shard) = shared.shard(&slot.id) else { return };
+    match shared.journal.delete_to(&slot.id, to, shard.epoch).await {
+        Ok(()) => tracing::debug!(entity = %slot.id, %to, "events deleted"),
+        Err(error) => tracing::warn!(entity = %slot.id, %to, %error, "events not deleted"),
+    }
+}

@@ -1,0 +1,193 @@
+//! An entity's life, one phase a file:
+//!
+//! ```text
+//! permit → snapshot → replay → running ⇄ persisting → stopping
+//!                        └──────── quarantine ─────────┘
+//! ```
+//!
+//! Here is the actor: ractor's mailbox brings [`Note`]s, and the phases do the rest. What is decided
+//! is decided in [`core`](crate::core); the phases perform it.
+
+mod after;
+mod permit;
+mod persisting;
+mod replay;
+mod running;
+mod snapshot;
+mod stopping;
+
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use self::after::Timer;
+use crate::{
+    core::Core,
+    entity::EventSourced,
+    error::AskError,
+    shared::{Spawned, Startable},
+    slot::{Note, Slot},
+};
+
+/// The actor of one entity.
+struct EntityActor<E>(PhantomData<fn() -> E>);
+
+/// One incarnation, from its spawn to its end.
+struct Incarnation<E: EventSourced> {
+    slot: Arc<Slot<E>>,
+    generation: u32,
+    /// None before recovery and after the end.
+    core: Option<Box<Core<E>>>,
+    timers: BTreeMap<u64, Timer<E>>,
+    next_timer: u64,
+    end: End,
+    /// Whether it has yet to show that it works.
+    untried: bool,
+}
+
+/// Whether an incarnation takes more commands. If not, it ends once its pipeline is empty.
+enum End {
+    No,
+    /// A handler asked for it.
+    Passivate,
+    /// It cannot go on.
+    Crash(String),
+}
+
+/// Why recovery gave no state.
+enum Halt {
+    /// What is stored does not make a state, and trying again will not help.
+    Quarantine(String),
+    /// Reading failed: try again later.
+    Retry(String),
+    /// The journal is closed or has stopped for good.
+    NodeFailed(String),
+}
+
+impl<E: EventSourced> Actor for EntityActor<E> {
+    type Msg = Note;
+    type State = Incarnation<E>;
+    type Arguments = Incarnation<E>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Note>,
+        incarnation: Incarnation<E>,
+    ) -> Result<Incarnation<E>, ActorProcessingErr> {
+        Ok(incarnation)
+    }
+
+    /// Recovers. The shard's actor does not wait for this.
+    async fn post_start(
+        &self,
+        myself: ActorRef<Note>,
+        incarnation: &mut Incarnation<E>,
+    ) -> Result<(), ActorProcessingErr> {
+        // Boxed: the actor's task should not keep room for it for ever.
+        Box::pin(incarnation.recover(myself)).await
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Note>,
+        note: Note,
+        incarnation: &mut Incarnation<E>,
+    ) -> Result<(), ActorProcessingErr> {
+        match note {
+            Note::Wake => incarnation.run(&myself),
+            Note::Passivate => {
+                incarnation.passivate(&myself);
+                Ok(())
+            }
+            Note::Timer(number) => {
+                incarnation.timer_fired(number);
+                Ok(())
+            }
+            Note::Saved => {
+                incarnation.snapshot_saved();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<E: EventSourced> Incarnation<E> {
+    async fn recover(&mut self, myself: ActorRef<Note>) -> Result<(), ActorProcessingErr> {
+        let begun = Instant::now();
+        let recovered = match permit::acquire(&self.slot).await {
+            Ok(_permit) => match snapshot::load(&self.slot).await {
+                Ok(core) => replay::replay(&self.slot, core).await,
+                Err(halt) => Err(halt),
+            },
+            Err(halt) => Err(halt),
+        };
+        match recovered {
+            Ok(core) => {
+                let (entity, events) = (&self.slot.id, core.seq().0);
+                let took = begun.elapsed();
+                tracing::debug!(%entity, events, ?took, generation = self.generation, "recovered");
+                self.core = Some(core);
+                let now = self.slot.kind.shared.millis(Instant::now());
+                self.slot.open(myself);
+                self.slot.kind.activated(&self.slot, self.generation, now);
+                Ok(())
+            }
+            Err(Halt::Quarantine(reason)) => {
+                tracing::error!(entity = %self.slot.id, reason, "quarantined");
+                self.slot.quarantine(&reason);
+                myself.stop(None);
+                Ok(())
+            }
+            Err(Halt::Retry(reason)) => Err(reason.into()),
+            Err(Halt::NodeFailed(cause)) => {
+                self.slot.kind.shared.fail(&cause);
+                Err(cause.into())
+            }
+        }
+    }
+}
+
+impl<E: EventSourced> Drop for Incarnation<E> {
+    /// Where the actor was killed, somebody still waits for these answers.
+    fn drop(&mut self) {
+        let Some(mut core) = self.core.take() else { return };
+        let lost = || AskError::Lost { entity: self.slot.id.clone() };
+        for envelope in core.take_stash() {
+            self.slot.refuse(envelope, AskError::ShuttingDown);
+        }
+        for envelope in core.pipeline().drain().filter_map(|held| held.envelope) {
+            self.slot.refuse(envelope, lost());
+        }
+    }
+}
+
+impl<E: EventSourced> Startable for Slot<E> {
+    fn spawn(self: Arc<Self>, shard: ActorCell) -> BoxFuture<'static, Option<Spawned>> {
+        Box::pin(async move {
+            let generation = self.generation();
+            let incarnation = Incarnation {
+                slot: self.clone(),
+                generation,
+                core: None,
+                timers: BTreeMap::new(),
+                next_timer: 0,
+                end: End::No,
+                untried: true,
+            };
+            let actor = EntityActor::<E>(PhantomData);
+            match Actor::spawn_linked(None, actor, incarnation, shard).await {
+                Ok((actor, _)) => Some(Spawned { actor: actor.get_id(), generation }),
+                Err(error) => {
+                    self.ended(generation, error.to_string());
+                    None
+                }
+            }
+        })
+    }
+
+    fn ended(self: Arc<Self>, generation: u32, failure: String) {
+        stopping::ended(&self, generation, &failure);
+    }
+}

@@ -1,0 +1,81 @@
+//! Between the core and the journal: batches out, commits in, and whatever waited for them.
+//!
+//! Beside: [`running`](super::running). What follows an answer is in [`after`](super::after).
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use duractor_journal::AppendBatch;
+
+use super::{End, Incarnation, replay::stops_node};
+use crate::{
+    core::{
+        Draft,
+        pipeline::{Held, Released},
+    },
+    entity::EventSourced,
+    slot::Notice,
+};
+
+impl<E: EventSourced> Incarnation<E> {
+    /// Hands a batch to the journal.
+    pub(super) fn submit(&mut self, draft: Draft) {
+        let Draft { expected, last, timestamp, request, events } = draft;
+        let shared = &self.slot.kind.shared;
+        let Some(shard) = shared.shard(&self.slot.id) else { return };
+        let batch = AppendBatch {
+            entity: self.slot.id.clone(),
+            epoch: shard.epoch,
+            expected_seq: expected,
+            timestamp,
+            request,
+            events,
+        };
+        let (slot, generation) = (self.slot.clone(), self.generation);
+        let done = move |result| slot.notice(generation, Notice { last, result });
+        shared.journal.submit(batch, Box::new(done));
+    }
+
+    /// Takes in what became of batches.
+    pub(super) fn resolve(&mut self, notices: Vec<Notice>) {
+        let Some(core) = &mut self.core else { return };
+        for Notice { last, result } in notices {
+            if let Err(error) = &result
+                && stops_node(error)
+            {
+                self.slot.kind.shared.fail(&error.to_string());
+            }
+            core.resolve(last, result.map(|_| ()));
+        }
+    }
+
+    /// Gives out the answers that wait no more.
+    pub(super) fn release(&mut self) {
+        while let Some(core) = &mut self.core
+            && let Some(Released { held, error }) = core.release()
+        {
+            let Held { until, envelope, after, passivate, snapshot, .. } = held;
+            match (envelope, error) {
+                (Some(envelope), Some(error)) => self.slot.refuse(envelope, error),
+                (Some(envelope), None) => {
+                    self.worked();
+                    self.slot.finish(envelope);
+                    self.after(after, until);
+                }
+                (None, Some(_)) => {}
+                (None, None) => self.after(after, until),
+            }
+            if let Some(image) = snapshot {
+                self.save(image, until);
+            }
+            if passivate && matches!(self.end, End::No) {
+                self.end = End::Passivate;
+            }
+        }
+    }
+
+    fn worked(&mut self) {
+        if std::mem::take(&mut self.untried) {
+            self.slot.failures.store(0, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A node: the journal, the snapshot store and the entities of one process.
+
+use std::{any::TypeId, collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use duractor_journal::{
+    Env, Journal, Limits, MemoryJournal, ShardId,
+    id::{DEFAULT_SHARDS, MAX_SHARDS, check_kind},
+};
+use duractor_snapshot::{MemorySnapshots, SnapshotStore};
+
+use crate::{
+    codec::check_schemas,
+    context::Kinds,
+    entity::{CommandSet, EventSourced},
+    entity_ref::{EntityRef, find_kind},
+    error::NodeError,
+    event::Event,
+    ledger::LedgerCounts,
+    shard::{Root, start_root, start_shard},
+    shared::{AnyKind, Shard, Shared},
+    slot::Kind,
+};
+
+/// How often a node looks for idle entities: this often, or more often where an idle timeout is
+/// short.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A running node. Cheap to clone; all clones are the same node.
+///
+/// Call [`shutdown`](Node::shutdown) before the process ends: it finishes what was accepted. A
+/// process that dies without it loses nothing that was acknowledged.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+    kinds: Arc<Kinds>,
+    all: Arc<Vec<Arc<dyn AnyKind>>>,
+    root: Root,
+    shutdown_timeout: Duration,
+}
+
+impl Node {
+    /// Sets up a node whose files are in `dir`.
+    pub fn builder(dir: impl Into<PathBuf>) -> NodeBuilder {
+        NodeBuilder {
+            dir: dir.into(),
+            env: Env::production(),
+            journal: None,
+            snapshots: None,
+            shards: DEFAULT_SHARDS,
+            recoveries: 50,
+            max_open: 1 << 18,
+            shutdown_timeout: Duration::from_secs(30),
+            kinds: Vec::new(),
+        }
+    }
+
+    /// The entity of a kind with this key. It need not exist: one without events is in the default
+    /// state.
+    ///
+    /// # Errors
+    /// [`NodeError::NotRegistered`], [`NodeError::InvalidId`].
+    pub fn entity<E: EventSourced>(&self, key: &str) -> Result<EntityRef<E>, NodeError> {
+        EntityRef::find(&self.kinds, key)
+    }
+
+    /// Ends an entity's quarantine: the next command recovers it anew. For use once the cause is
+    /// mended, as when the events were repaired from elsewhere. False where it is not quarantined.
+    ///
+    /// # Errors
+    /// As [`entity`](Self::entity).
+    pub fn release<E: EventSourced>(&self, key: &str) -> Result<bool, NodeError> {
+        let entity = self.entity::<E>(key)?;
+        let kind = find_kind::<E>(&self.kinds)?;
+        Ok(kind.find(entity.id()).is_some_and(|slot| slot.release()))
+    }
+
+    /// What became of the commands so far.
+    #[must_use]
+    pub fn ledger(&self) -> LedgerCounts {
+        self.shared.ledger.counts()
+    }
+
+    /// How many entities of a kind are in memory.
+    ///
+    /// # Errors
+    /// [`NodeError::NotRegistered`].
+    pub fn active<E: EventSourced>(&self) -> Result<usize, NodeError> {
+        Ok(find_kind::<E>(&self.kinds)?.active())
+    }
+
+    /// Takes no more commands, answers every accepted one, saves the snapshots that are due, stops
+    /// the entities and closes journal and snapshot store. Commands that are not done within the
+    /// builder's `shutdown_timeout` are refused. Returns when all that is done, also where another
+    /// call did it.
+    pub async fn shutdown(&self) {
+        if self.shared.close() {
+            tracing::info!("the node is shutting down");
+        }
+        self.close_all(false);
+        if !self.shared.quiet(self.shutdown_timeout).await {
+            tracing::warn!("the node was not quiet in time: what is left is refused");
+            self.close_all(true);
+        }
+        // Ends the entities that are left; they answer their callers on the way.
+        let _ = self.root.stop_and_wait(None, None).await;
+        self.shared.journal.shutdown().await;
+        self.shared.snapshots.shutdown().await;
+        tracing::info!(ledger = ?self.ledger(), "the node is shut down");
+    }
+
+    /// Ends the node at once and finishes nothing, as if the process died: for tests. Callers that
+    /// wait hear [`AskError::Lost`](crate::AskError::Lost) or
+    /// [`AskError::ShuttingDown`](crate::AskError::ShuttingDown). The journal and the snapshot store
+    /// stay open.
+    pub async fn kill(&self) {
+        self.shared.close();
+        let _ = self.root.kill_and_wait(None).await;
+        self.close_all(true);
+    }
+
+    fn close_all(&self, refuse: bool) {
+        for kind in self.all.iter() {
+            kind.close_all(refuse);
+        }
+    }
+}
+
+type Registration = Box<dyn FnOnce(&Arc<Shared>) -> Registered + Send>;
+
+/// A kind twice: to look it up with its type, and to tell it what all kinds are told.
+struct Registered {
+    typed: Arc<dyn std::any::Any + Send + Sync>,
+    any: Arc<dyn AnyKind>,
+    idle_timeout: Duration,
+}
+
+struct Entry {
+    kind: &'static str,
+    id: TypeId,
+    check: fn() -> Result<(), NodeError>,
+    register: Registration,
+}
+
+/// Sets up a node: made by [`Node::builder`], turned into a node by [`start`](NodeBuilder::start).
+#[must_use = "a node runs from `start` on"]
+pub struct NodeBuilder {
+    dir: PathBuf,
+    env: Env,
+    journal: Option<Arc<dyn Journal>>,
+    snapshots: Option<Arc<dyn SnapshotStore>>,
+    shards: u16,
+    recoveries: usize,
+    max_open: u64,
+    shutdown_timeout: Duration,
+    kinds: Vec<Entry>,
+}
+
+impl NodeBuilder {
+    /// Adds a kind of entity.
+    pub fn register<E: EventSourced>(mut self, entity: E) -> Self {
+        let register: Registration = Box::new(move |shared| {
+            let kind = Kind::new(entity, shared.clone());
+            let idle_timeout = kind.settings().idle_timeout;
+            Registered { typed: kind.clone(), any: kind, idle_timeout }
+        });
+        let (kind, id) = (E::KIND, TypeId::of::<E>());
+        self.kinds.push(Entry { kind, id, check: check::<E>, register });
+        self
+    }
+
+    /// The seams to the outside world: time, entropy, files. The real ones unless set.
+    pub fn env(self, env: Env) -> Self {
+        Self { env, ..self }
+    }
+
+    /// The journal. The one in the node's folder unless set.
+    pub fn journal(self, journal: Arc<dyn Journal>) -> Self {
+        Self { journal: Some(journal), ..self }
+    }
+
+    /// The snapshot store. The one in the node's folder unless set.
+    pub fn snapshots(self, snapshots: Arc<dyn SnapshotStore>) -> Self {
+        Self { snapshots: Some(snapshots), ..self }
+    }
+
+    /// How many shards the key space is cut into: 1 to 256, fixed when the folder is first used. 12
+    /// unless set.
+    pub fn shards(self, shards: u16) -> Self {
+        Self { shards: shards.clamp(1, MAX_SHARDS), ..self }
+    }
+
+    /// How many entities recover at once. 50 unless set.
+    pub fn recoveries(self, recoveries: usize) -> Self {
+        Self { recoveries, ..self }
+    }
+
+    /// How many commands may be accepted and unanswered on the node; beyond it,
+    /// [`AskError::Busy`](crate::AskError::Busy). 262 144 unless set.
+    pub fn max_open(self, commands: u64) -> Self {
+        Self { max_open: commands, ..self }
+    }
+
+    /// How long [`Node::shutdown`] waits for what was accepted. 30 seconds unless set.
+    pub fn shutdown_timeout(self, shutdown_timeout: Duration) -> Self {
+        Self { shutdown_timeout, ..self }
+    }
+
+    /// Opens the folder, claims all shards and takes commands.
+    ///
+    /// # Errors
+    /// [`NodeError`] says what is wrong with the kinds or the folder.
+    pub async fn start(self) -> Result<Node, NodeError> {
+        let mut names: Vec<_> = self.kinds.iter().map(|entry| entry.kind).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(NodeError::DuplicateKind { kind: twice[0] });
+        }
+        self.kinds.iter().try_for_each(|entry| (entry.check)())?;
+
+        let (journal, snapshots) = self.stores().await?;
+        let shared = Shared::new(self.env, journal, snapshots, self.recoveries, self.max_open);
+        let mut kinds: Kinds = HashMap::new();
+        let mut all = Vec::new();
+        let mut sweep = SWEEP;
+        for entry in self.kinds {
+            let Registered { typed, any, idle_timeout } = (entry.register)(&shared);
+            kinds.insert(entry.id, typed);
+            all.push(any);
+            sweep = sweep.min(idle_timeout / 4).max(Duration::from_millis(10));
+        }
+        let (kinds, all) = (Arc::new(kinds), Arc::new(all));
+        let root = start_root(shared.clone(), all.clone(), sweep).await?;
+        let mut shards = Vec::new();
+        for shard in 0..shared.journal.shards() {
+            let epoch = shared.journal.claim(ShardId(shard)).await?;
+            shards.push(Shard { actor: start_shard(&root).await?, epoch });
+        }
+        // Both are set here alone.
+        let _ = shared.shards.set(shards);
+        let _ = shared.kinds.set(Arc::downgrade(&kinds));
+        tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
+        Ok(Node { shared, kinds, all, root, shutdown_timeout: self.shutdown_timeout })
+    }
+
+    async fn stores(&self) -> Result<(Arc<dyn Journal>, Arc<dyn SnapshotStore>), NodeError> {
+        tracing::debug!(dir = %self.dir.display(), "opening");
+        let journal: Arc<dyn Journal> = match &self.journal {
+            Some(journal) => journal.clone(),
+            None => MemoryJournal::new(self.shards, Limits::default()),
+        };
+        let snapshots: Arc<dyn SnapshotStore> = match &self.snapshots {
+            Some(snapshots) => snapshots.clone(),
+            None => Arc::new(MemorySnapshots::new()),
+        };
+        Ok((journal, snapshots))
+    }
+}
+
+/// Checks the names of a kind, its events and its commands.
+fn check<E: EventSourced>() -> Result<(), NodeError> {
+    let kind = E::KIND;
+    check_kind(kind)?;
+    let schemas = |what, error| NodeError::Schemas { kind, what, error };
+    check_schemas(E::Event::schemas()).map_err(|error| schemas("events", error))?;
+    check_schemas(&E::Commands::schemas()).map_err(|error| schemas("commands", error))
+}

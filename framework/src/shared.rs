@@ -1,0 +1,188 @@
+//! What all entities of a node share: its journal, its snapshot store, its limits and its status.
+
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use duractor_journal::{EntityId, Env, Journal, Limits, ShardId, Term};
+use duractor_snapshot::SnapshotStore;
+use futures_util::future::BoxFuture;
+use ractor::{ActorCell, ActorRef};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use crate::{context::Kinds, error::AskError, ledger::Ledger};
+
+/// What a shard's actor is told.
+pub(crate) enum ShardMessage {
+    /// Spawn the actor of this entity.
+    Start(Arc<dyn Startable>),
+}
+
+/// An entity as its shard's actor sees it: something to spawn and to hear of again when its actor
+/// ended.
+pub(crate) trait Startable: Send + Sync {
+    /// Spawns the actor, linked to its shard's. Does not wait for recovery.
+    fn spawn(self: Arc<Self>, shard: ActorCell) -> BoxFuture<'static, Option<Spawned>>;
+
+    /// The actor of this generation ended. `failure` is why, if it was not meant to.
+    fn ended(self: Arc<Self>, generation: u32, failure: String);
+}
+
+/// A kind of entity as the node's actor sees it.
+pub(crate) trait AnyKind: Send + Sync {
+    /// Makes entities leave memory that were idle for too long, or are too many. `now` is in
+    /// milliseconds of [`Shared::millis`].
+    fn sweep(&self, now: u64);
+
+    /// Makes every entity finish, or refuse what it has not begun, and leave memory.
+    fn close_all(&self, refuse: bool);
+}
+
+/// An actor that was spawned.
+pub(crate) struct Spawned {
+    pub(crate) actor: ractor::ActorId,
+    pub(crate) generation: u32,
+}
+
+/// A shard's actor and the term under which this node writes to the shard.
+pub(crate) struct Shard {
+    pub(crate) actor: ActorRef<ShardMessage>,
+    pub(crate) epoch: Term,
+}
+
+/// How a node is: it only ever goes to a later one.
+#[derive(Debug, Default)]
+struct Status {
+    /// Shutting down.
+    closing: OnceLock<()>,
+    /// The journal stopped for good, and why.
+    failed: OnceLock<Arc<str>>,
+}
+
+/// One node's parts.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    pub(crate) limits: Limits,
+    /// Recoveries that may run at once.
+    pub(crate) permits: Arc<Semaphore>,
+    /// Commands that may be open on the node at once.
+    pub(crate) max_open: u64,
+    pub(crate) ledger: Ledger,
+    /// Instants are counted from here, to keep them small.
+    pub(crate) start: Instant,
+    pub(crate) shards: OnceLock<Vec<Shard>>,
+    pub(crate) kinds: OnceLock<Weak<Kinds>>,
+    status: Status,
+    /// Entities in memory and tasks that work for them.
+    busy: AtomicUsize,
+    /// Woken when `busy` falls to 0.
+    quiet: Notify,
+    /// Woken once when the node fails.
+    pub(crate) failing: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        env: Env,
+        journal: Arc<dyn Journal>,
+        snapshots: Arc<dyn SnapshotStore>,
+        recoveries: usize,
+        max_open: u64,
+    ) -> Arc<Self> {
+        let limits = journal.limits();
+        Arc::new(Self {
+            env,
+            journal,
+            snapshots,
+            limits,
+            permits: Arc::new(Semaphore::new(recoveries.max(1))),
+            max_open,
+            ledger: Ledger::default(),
+            start: Instant::now(),
+            shards: OnceLock::new(),
+            kinds: OnceLock::new(),
+            status: Status::default(),
+            busy: AtomicUsize::new(0),
+            quiet: Notify::new(),
+            failing: Notify::new(),
+        })
+    }
+
+    /// The shard of an entity. `None` before the node has started.
+    pub(crate) fn shard(&self, entity: &EntityId) -> Option<&Shard> {
+        let ShardId(shard) = entity.shard(self.journal.shards());
+        self.shards.get()?.get(usize::from(shard))
+    }
+
+    /// Milliseconds since the node started.
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_millis() as u64
+    }
+
+    /// Whether the node takes commands.
+    pub(crate) fn check_open(&self) -> Result<(), AskError> {
+        match self.refusal() {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Why the node takes no commands; `None` where it does.
+    pub(crate) fn refusal(&self) -> Option<AskError> {
+        if let Some(cause) = self.status.failed.get() {
+            return Some(AskError::NodeFailed { cause: cause.clone() });
+        }
+        self.status.closing.get().map(|()| AskError::ShuttingDown)
+    }
+
+    /// Takes no more commands. False where that was so already.
+    pub(crate) fn close(&self) -> bool {
+        self.status.closing.set(()).is_ok()
+    }
+
+    /// The journal stopped for good: take no more commands, and tell the node's actor.
+    pub(crate) fn fail(&self, cause: &str) {
+        // A journal that is closed because the node shuts down has not failed.
+        if self.status.closing.get().is_none() && self.status.failed.set(cause.into()).is_ok() {
+            tracing::error!(cause, "the journal stopped for good, and so does the node");
+            self.failing.notify_one();
+        }
+    }
+
+    /// One entity or task more to wait for at shutdown.
+    pub(crate) fn enter(&self) {
+        self.busy.fetch_add(1, SeqCst);
+    }
+
+    /// One less.
+    pub(crate) fn leave(&self) {
+        if self.busy.fetch_sub(1, SeqCst) == 1 {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    /// Waits until no entity is in memory and no task works for one. False where that took longer
+    /// than `limit`.
+    pub(crate) async fn quiet(&self, limit: Duration) -> bool {
+        let quiet = async {
+            loop {
+                let mut woken = std::pin::pin!(self.quiet.notified());
+                woken.as_mut().enable();
+                if self.busy.load(SeqCst) == 0 {
+                    return;
+                }
+                woken.await;
+            }
+        };
+        tokio::time::timeout(limit, quiet).await.is_ok()
+    }
+}
