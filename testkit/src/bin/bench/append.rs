@@ -90,7 +90,9 @@ pub(crate) async fn join(
 async fn journal(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Summary), Failure> {
     let count = args.entities.unwrap_or(writers);
     if count < writers {
-        return Err("each writer of the journal needs an entity of its own: raise --entities".into());
+        return Err(
+            "each writer of the journal needs an entity of its own: raise --entities".into()
+        );
     }
     let log = Log::open(dir).await?;
     let mut owned = vec![Vec::new(); writers];

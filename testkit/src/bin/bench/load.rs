@@ -33,7 +33,12 @@ impl Log {
     }
 
     /// A batch of equal events that follows `expected_seq`.
-    pub(crate) fn batch(&self, entity: &EntityId, expected_seq: Seq, events: &Events) -> AppendBatch {
+    pub(crate) fn batch(
+        &self,
+        entity: &EntityId,
+        expected_seq: Seq,
+        events: &Events,
+    ) -> AppendBatch {
         let shard = entity.shard(self.epochs.len() as u16);
         AppendBatch {
             entity: entity.clone(),

@@ -39,7 +39,8 @@ pub(crate) async fn run(run: &Run, args: &Recover) -> Result<(), Failure> {
 
         let bar = run.progress("recover", Some(args.entities as u64));
         let began = Instant::now();
-        let references = (0..args.entities).map_while(|i| node.entity::<Notes>(&i.to_string()).ok());
+        let references =
+            (0..args.entities).map_while(|i| node.entity::<Notes>(&i.to_string()).ok());
         let expected = args.events as u64;
         entity::ask_each(references, args.callers, expected, || bar.inc(1)).await?;
         let rate = args.entities as f64 / began.elapsed().as_secs_f64();

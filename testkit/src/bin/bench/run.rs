@@ -95,8 +95,9 @@ impl Run {
     pub(crate) async fn probe(&self, event_bytes: usize) -> Result<Probe, Failure> {
         let bar = self.progress("the disk's raw rate", None);
         let (dir, time) = (self.dir.clone(), self.probe_time);
-        let probe =
-            self.blocking(move || Probe::measure(&dir, event_bytes + FRAME_OVERHEAD, time)).await??;
+        let probe = self
+            .blocking(move || Probe::measure(&dir, event_bytes + FRAME_OVERHEAD, time))
+            .await??;
         bar.finish_and_clear();
         Ok(probe)
     }

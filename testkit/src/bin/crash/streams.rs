@@ -45,7 +45,7 @@ impl Streams {
                         let mark = Mark { index, ..first };
                         let seq = first_seq + u64::from(index);
                         if let Some(before) = self.entities[entity].events.insert(seq, mark) {
-                            findings.other(|| {
+                            findings.lost(1, || {
                                 format!("{entity}: {seq} was given to {before:?} and {mark:?}")
                             });
                         }
