@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use duractor::{EntityRef, EntitySettings};
 use duractor_journal::{EntityId, Journal, JournalError, Seq};
 use duractor_testkit::Rng;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     cli::{Append, Target},
@@ -14,6 +17,7 @@ use crate::{
     load::{self, Events, Log},
     report::Row,
     run::{Failure, Run},
+    system,
 };
 
 const DEFAULT_ENTITIES: usize = 1000;
@@ -33,7 +37,7 @@ pub(crate) async fn run(run: &Run, args: &Append) -> Result<(), Failure> {
         let (entities, measured) = run.timed(&what, seconds, work).await?;
         let probe = before.and(run.probe(args.event_bytes).await?);
         std::fs::remove_dir_all(&dir)?;
-        let events_per_s = measured.count as f64 * args.batch as f64 / args.seconds;
+        let events_per_s = measured.calls.count as f64 * args.batch as f64 / args.seconds;
         let row = Row::new("append")
             .with("nodes", args.nodes)
             .with("writers", writers)
@@ -42,8 +46,9 @@ pub(crate) async fn run(run: &Run, args: &Append) -> Result<(), Failure> {
             .with("event_bytes", args.event_bytes)
             .with("batch", args.batch)
             .number("events_per_s", events_per_s)
-            .number("p50_us", measured.p50_us)
-            .number("p99_us", measured.p99_us);
+            .number("p50_us", measured.calls.p50_us)
+            .number("p99_us", measured.calls.p99_us)
+            .number("cpu_us", measured.cpu_us(args.batch));
         run.print(row, events_per_s, probe)?;
     }
     Ok(())
@@ -76,18 +81,43 @@ impl Window {
     }
 }
 
+/// What calls did within their window.
+pub(crate) struct Measured {
+    pub calls: Summary,
+    /// Processor time of this process, in seconds.
+    pub cpu: f64,
+}
+
+impl Measured {
+    /// Processor time of one of `n` things for each call, in microseconds.
+    pub(crate) fn cpu_us(&self, n: usize) -> f64 {
+        self.cpu * 1e6 / (self.calls.count.max(1) * n as u64) as f64
+    }
+}
+
 /// Waits for all tasks.
 pub(crate) async fn join(
     mut tasks: JoinSet<Result<(), Failure>>,
+    window: Window,
     latency: &Latency,
-) -> Result<Summary, Failure> {
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    Ok(latency.total())
+) -> Result<Measured, Failure> {
+    let cpu = async {
+        sleep_until(window.start).await;
+        let before = system::cpu_seconds()?;
+        sleep_until(window.end).await;
+        Ok::<_, Failure>(system::cpu_seconds()? - before)
+    };
+    let joined = async {
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
+    };
+    let (cpu, ()) = tokio::try_join!(cpu, joined)?;
+    Ok(Measured { calls: latency.total(), cpu })
 }
 
-async fn journal(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Summary), Failure> {
+async fn journal(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Measured), Failure> {
     let count = args.entities.unwrap_or(writers);
     if count < writers {
         return Err(
@@ -109,9 +139,9 @@ async fn journal(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Su
             write(log, entities, &events, |began| window.note(&latency, task, began)).await
         });
     }
-    let summary = join(tasks, &latency).await?;
+    let measured = join(tasks, window, &latency).await?;
     log.journal.shutdown().await;
-    Ok((count, summary))
+    Ok((count, measured))
 }
 
 /// Appends to these entities in turns, until `went_on` says that it is enough.
@@ -141,7 +171,7 @@ async fn write(
     }
 }
 
-async fn entities(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Summary), Failure> {
+async fn entities(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Measured), Failure> {
     let count = args.entities.unwrap_or(DEFAULT_ENTITIES);
     let settings = EntitySettings::default().mailbox(writers.max(1024));
     let (node, _) = entity::start(dir, settings).await?;
@@ -166,7 +196,7 @@ async fn entities(dir: &Path, args: &Append, writers: usize) -> Result<(usize, S
             }
         });
     }
-    let summary = join(tasks, &latency).await?;
+    let measured = join(tasks, window, &latency).await?;
     node.shutdown().await;
-    Ok((count, summary))
+    Ok((count, measured))
 }

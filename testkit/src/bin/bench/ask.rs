@@ -41,18 +41,19 @@ pub(crate) async fn run(run: &Run, args: &Ask) -> Result<(), Failure> {
             });
         }
         let time = Duration::from_secs_f64(args.seconds);
-        let work = join(tasks, &latency);
+        let work = join(tasks, window, &latency);
         let measured = run.timed(&format!("ask, {callers} callers"), time, work).await?;
         node.shutdown().await;
         let probe = before.and(run.probe(0).await?);
         std::fs::remove_dir_all(&dir)?;
-        let asks_per_s = measured.count as f64 / args.seconds;
+        let asks_per_s = measured.calls.count as f64 / args.seconds;
         let row = Row::new("ask")
             .with("callers", callers)
             .with("entities", args.entities)
             .number("asks_per_s", asks_per_s)
-            .number("p50_us", measured.p50_us)
-            .number("p99_us", measured.p99_us);
+            .number("p50_us", measured.calls.p50_us)
+            .number("p99_us", measured.calls.p99_us)
+            .number("cpu_us", measured.cpu_us(1));
         run.print(row, asks_per_s, probe)?;
     }
     Ok(())

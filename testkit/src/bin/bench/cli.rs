@@ -69,7 +69,8 @@ pub(crate) enum Target {
 /// own; with `--target entity` it asks one of the entities, chosen at random, through the whole
 /// framework, and gets its reply after the commit. The first tenth of the time (at most a second)
 /// warms up and does not count. `p50_us` and `p99_us` are of one append or ask, as its caller
-/// sees it.
+/// sees it. `cpu_us` is the processor time of this whole process per event: it stays meaningful on
+/// a machine that others use too.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Append {
     /// Nodes of the cluster. Only 1 is possible yet.
@@ -99,7 +100,8 @@ pub(crate) struct Append {
 /// Local reads: commands a second that persist nothing.
 ///
 /// Each of the concurrent callers asks one of the entities, chosen at random, for its count, waits
-/// for the reply, and goes on. All entities are in memory before the clock starts.
+/// for the reply, and goes on. All entities are in memory before the clock starts. `cpu_us` is the
+/// processor time of this whole process per ask.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Ask {
     /// Concurrent callers; one result for each number.

@@ -19,6 +19,18 @@ pub(crate) fn rss_bytes() -> io::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
+/// Processor time of this process so far, in seconds: all threads, in and out of the kernel.
+pub(crate) fn cpu_seconds() -> io::Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The program's name, in brackets, may have spaces: fields count from behind it.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
+    let ticks: Vec<u64> = fields.skip(12).take(2).filter_map(|field| field.parse().ok()).collect();
+    if ticks.len() != 2 {
+        return Err(io::Error::other("/proc/self/stat has another form"));
+    }
+    Ok((ticks[0] + ticks[1]) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// Bytes that this process has had read from disks so far.
 pub(crate) fn disk_read_bytes() -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap_or_default();

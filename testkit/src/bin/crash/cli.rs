@@ -20,6 +20,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// request id, and so are some that had one: each command must have taken effect exactly once, and
 /// have the reply that its place in the entity's history demands.
 ///
+/// What a killed process had handed to the operating system survives it, so this finds
+/// acknowledgements before the write and faults of recovery. Acknowledgements before the fsync show
+/// only where the machine loses power: the simulated disk tests those.
+///
 /// Ends with 1 where something is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "crash", version, max_term_width = 100, args_conflicts_with_subcommands = true)]

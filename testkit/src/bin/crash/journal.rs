@@ -174,7 +174,7 @@ pub(crate) async fn read(
         streams.push(ReadStream { head, events });
     }
     for (shard, last) in last_positions.into_iter().enumerate() {
-        tail(&*journal, ShardId(shard as u16), last, &streams, findings).await?;
+        tail(&journal, ShardId(shard as u16), last, &streams, findings).await?;
     }
     journal.shutdown().await;
     Ok(streams)
