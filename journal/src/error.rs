@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use crate::id::{EntityId, Position, Seq, ShardId, Term};
+use crate::id::{EntityId, Seq, ShardId, Term};
 
 /// Whether an operation that failed may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,16 +95,6 @@ pub enum JournalError {
     DiskFull {
         /// What the operating system said.
         message: String,
-    },
-    /// A tail asked for a position whose records were compacted away or never were.
-    #[error("{shard} has nothing at or after {position} to tail from: {reason}")]
-    PositionUnavailable {
-        /// The shard.
-        shard: ShardId,
-        /// The position asked for.
-        position: Position,
-        /// Why.
-        reason: String,
     },
     /// Stored bytes do not verify. They are never returned and never skipped.
     #[error("the journal is corrupt: {0}")]

@@ -11,6 +11,7 @@
 //! | [`port`] | the [`Journal`] trait: append, replay, head, delete, tail |
 //! | [`check`] | whether a batch is fit to be written |
 //! | [`memory`] | the port in memory |
+//! | [`log`] | the port in files: the segmented log |
 //! | [`contract`] | the suite that every implementation of the port passes |
 
 pub mod check;

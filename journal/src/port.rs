@@ -1,7 +1,7 @@
 //! The `Journal` port: what the framework asks of a journal, whichever it is.
 //!
 //! [`MemoryJournal`](crate::memory::MemoryJournal) keeps everything in memory and
-//! [`LogJournal`](crate::MemoryJournal) in files. Both pass the suite in [`crate::contract`], and so
+//! [`LogJournal`](crate::LogJournal) in files. Both pass the suite in [`crate::contract`], and so
 //! must any other implementation.
 
 use futures_util::{future::BoxFuture, stream::BoxStream};

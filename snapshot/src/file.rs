@@ -42,13 +42,48 @@ pub(crate) struct Place {
     pub(crate) on_damage: OnDamage,
 }
 
+/// What was being done where a write or sync of the file failed.
+pub(crate) const WRITING: &str = "writing";
+
+/// A read that failed may work the next time; damage stays. This many times it is tried again
+/// before unreadable counts as damaged.
+const READ_AGAIN: u32 = 3;
+
 /// An open store.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
-    pub(crate) db: Database,
+    /// None only while it is dropped.
+    db: Option<Database>,
     pub(crate) paged: Arc<PagedFile>,
     /// Whether it had snapshots when it was opened.
     pub(crate) had_snapshots: bool,
+}
+
+impl OpenFile {
+    /// Works with the database. Panics of redb's become faults.
+    pub(crate) fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        contained(|| match &self.db {
+            Some(db) => work(db),
+            None => Err(Fault::Damaged("the file is closed".into())),
+        })
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // redb writes on close, and may panic where the file is damaged.
+        let db = self.db.take();
+        let closed = contained(|| {
+            drop(db);
+            Ok(())
+        });
+        if let Err(fault) = closed {
+            tracing::warn!(%fault, "the snapshots were not closed well");
+        }
+    }
 }
 
 impl Place {
@@ -77,7 +112,7 @@ impl Place {
 
     /// Makes the folder and takes the lock.
     pub(crate) fn lock(&self) -> Result<Box<dyn DiskLock>, SnapshotError> {
-        self.disk.create_dir_all(self.dir()).map_err(|e| self.io("making the folder of", &e))?;
+        self.make_dir().map_err(|e| self.io("making the folder of", &e))?;
         let path = self.sibling(".lock");
         self.disk.lock(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => SnapshotError::Locked { path },
@@ -85,49 +120,66 @@ impl Place {
         })
     }
 
+    /// Makes the folder and those above it, each durable as a name in the one above.
+    fn make_dir(&self) -> io::Result<()> {
+        let (mut at, mut changed) = (self.dir(), Vec::new());
+        while let Err(error) = self.disk.list(at) {
+            let parent = match at.parent() {
+                Some(parent) if error.kind() == io::ErrorKind::NotFound => parent,
+                _ => return Err(error),
+            };
+            at = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            changed.push(at);
+        }
+        self.disk.create_dir_all(self.dir())?;
+        changed.into_iter().rev().try_for_each(|parent| self.disk.sync_dir(parent))
+    }
+
     /// Opens the store; makes it where there is none, and anew where it is damaged. `verify` reads
     /// all of it to find damage (about a second for each GB).
     pub(crate) fn open(&self, verify: bool) -> Result<OpenFile, SnapshotError> {
         self.remove_unfinished()?;
-        // A read that failed once may work the next time; damage stays.
-        let mut again = true;
+        let (mut made, mut read_again) = (false, 0);
         loop {
             let file = match self.disk.open(&self.path) {
                 Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !made => {
+                    self.create()?;
+                    made = true;
+                    continue;
+                }
                 Err(error) => return Err(self.io("opening", &error)),
             };
             let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
-            match contained(|| self.open_tables(&paged, verify)) {
-                Ok(tables) => return self.opened(tables, paged),
-                Err(Fault::Newer(version)) => {
-                    return Err(SnapshotError::Incompatible {
-                        path: self.path.clone(),
-                        reason: format!("it has format {version}, made by a later version"),
-                    });
+            let reason = match contained(|| self.open_tables(&paged, verify && !made)) {
+                Ok((db, had_snapshots)) => {
+                    return self.opened(OpenFile { db: Some(db), paged, had_snapshots });
                 }
-                Err(Fault::Damaged(reason)) => {
-                    self.settled(&paged)?;
-                    if again && paged.read_errors() > 0 {
-                        again = false;
-                        continue;
-                    }
-                    self.set_aside(reason)?;
-                    return self.create();
-                }
+                Err(Fault::Newer(version)) => return Err(self.newer(version)),
+                Err(Fault::Damaged(reason)) => reason,
+            };
+            self.settled(&paged)?;
+            if paged.read_errors() > 0 && read_again < READ_AGAIN {
+                read_again += 1;
+            } else if made {
+                // It was on disk a moment ago: the disk does not give back what it took.
+                let message = format!("the new store does not open: {reason}");
+                return Err(SnapshotError::Io {
+                    doing: "reading",
+                    path: self.path.clone(),
+                    message,
+                });
+            } else {
+                self.set_aside(reason)?;
             }
         }
     }
 
     /// redb writes when it opens a file. A full disk is no reason not to load.
-    fn opened(
-        &self,
-        (db, had_snapshots): (Database, bool),
-        paged: Arc<PagedFile>,
-    ) -> Result<OpenFile, SnapshotError> {
-        match self.settled(&paged) {
+    fn opened(&self, file: OpenFile) -> Result<OpenFile, SnapshotError> {
+        match self.settled(&file.paged) {
             Err(error) if !matches!(error, SnapshotError::DiskFull { .. }) => Err(error),
-            _ => Ok(OpenFile { db, paged, had_snapshots }),
+            _ => Ok(file),
         }
     }
 
@@ -148,24 +200,18 @@ impl Place {
 
     /// Makes an empty store under another name and renames it once it is durable: a crash leaves
     /// no store or a whole one.
-    fn create(&self) -> Result<OpenFile, SnapshotError> {
+    fn create(&self) -> Result<(), SnapshotError> {
         let unfinished = self.sibling(".new");
         let made = self.disk.create(&unfinished).map_err(|e| self.io("creating", &e))?;
         let result = self.fill(made).and_then(|()| {
             let renamed = self.disk.rename(&unfinished, &self.path);
             renamed.and_then(|()| self.disk.sync_dir(self.dir())).map_err(|e| self.io("naming", &e))
         });
-        if let Err(error) = result {
+        if result.is_err() {
             // It would be removed by the next open; on a full disk its space is wanted now.
             let _ = self.disk.remove(&unfinished);
-            return Err(error);
         }
-        let file = self.disk.open(&self.path).map_err(|e| self.io("opening", &e))?;
-        let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
-        match contained(|| self.open_tables(&paged, false)) {
-            Ok(tables) => self.opened(tables, paged),
-            Err(fault) => Err(self.damaged(format!("the new store does not open: {fault:?}"))),
-        }
+        result
     }
 
     fn fill(&self, file: Arc<dyn DiskFile>) -> Result<(), SnapshotError> {
@@ -177,7 +223,10 @@ impl Place {
             tables::create(&db)
         });
         self.settled(&paged)?;
-        made.map_err(|fault| self.damaged(format!("the new store cannot be made: {fault:?}")))
+        made.map_err(|fault| {
+            let message = format!("{fault}, after {} failed reads", paged.read_errors());
+            SnapshotError::Io { doing: "making", path: self.path.clone(), message }
+        })
     }
 
     /// Whether all that redb wrote is on disk.
@@ -185,7 +234,7 @@ impl Place {
         paged.settle().map_err(|unsettled| match unsettled {
             Unsettled::Full(message) => SnapshotError::DiskFull { message },
             Unsettled::Failed(message) => {
-                SnapshotError::Io { doing: "writing", path: self.path.clone(), message }
+                SnapshotError::Io { doing: WRITING, path: self.path.clone(), message }
             }
         })
     }
@@ -197,6 +246,11 @@ impl Place {
             }
             _ => Ok(()),
         }
+    }
+
+    fn newer(&self, version: u32) -> SnapshotError {
+        let reason = format!("it has format {version}, made by a later version");
+        SnapshotError::Incompatible { path: self.path.clone(), reason }
     }
 
     fn damaged(&self, reason: String) -> SnapshotError {

@@ -40,11 +40,12 @@
 //! `….damaged-N`, and an empty one takes its place: all snapshots in it count as absent.
 //! [`OnDamage::Refuse`] has the store refuse instead, and leave the file to a person.
 //!
-//! There is one case where absent snapshots cannot be made up for: **events at or below a snapshot were deleted, and
-//! then the snapshot is lost.** The events that are left do not make up the state. The store cannot
-//! see this, the one who recovers can: `Head::deleted_to` of the journal is above the sequence
-//! number of the snapshot that [`load`](SnapshotStore::load) returned (zero for none). That entity
-//! must be quarantined, never be started with the state that the remaining events happen to give.
+//! There is one case where absent snapshots cannot be made up for: **events at or below a snapshot
+//! were deleted, and then the snapshot is lost.** The events that are left do not make up the
+//! state. The store cannot see this, the one who recovers can: `Head::deleted_to` of the journal is
+//! above the sequence number of the snapshot that [`load`](SnapshotStore::load) returned (zero for
+//! none). That entity must be quarantined, never be started with the state that the remaining
+//! events happen to give.
 
 #[cfg(feature = "contract")]
 pub mod contract;

@@ -20,7 +20,7 @@ use crate::{
     error::SnapshotError,
     file::Place,
     port::{Criteria, Retention, Saved, Snapshot, SnapshotStore, check_sizes},
-    tables::{self, contained},
+    tables,
     worker::{CALL_BYTES, Call, File, Shared, SnapshotOptions, Worker},
 };
 
@@ -86,7 +86,7 @@ impl RedbSnapshots {
             return Ok(None);
         }
         let found = match &*self.shared.file() {
-            File::Open(file) => contained(|| tables::load(&file.db, entity, criteria)),
+            File::Open(file) => file.with(|db| tables::load(db, entity, criteria)),
             File::Broken(error) => return Err(error.clone()),
         };
         match found {
@@ -96,7 +96,7 @@ impl RedbSnapshots {
             }
             Err(fault) => {
                 self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-                tables::report(entity, &format!("{fault:?}"));
+                tables::report(entity, &fault.to_string());
                 if fault.is_poison() {
                     let _ = self.queue.send(Call::Reopen);
                 }

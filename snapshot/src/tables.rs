@@ -29,11 +29,13 @@ const FORMAT: u32 = 1;
 const MAX_PASSED: usize = 10_000;
 
 /// What redb found wrong. Since its storage never fails, every error means damage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     /// Damage, or a panic inside redb.
+    #[error("{0}")]
     Damaged(String),
     /// The file is of a later version.
+    #[error("format {0} is of a later version")]
     Newer(u32),
 }
 
@@ -51,7 +53,8 @@ impl Fault {
     }
 }
 
-/// Runs `work` and turns a panic into a fault: redb panics on some kinds of damage.
+/// Runs `work` and turns a panic into a fault: redb panics on some kinds of damage. (In a program
+/// that is built to abort on panic, such damage ends the program.)
 pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

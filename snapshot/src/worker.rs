@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::SnapshotError,
-    file::{OnDamage, OpenFile, Place},
+    file::{OnDamage, OpenFile, Place, WRITING},
     paged_file::Unsettled,
     port::{Criteria, Retention, Saved, Snapshot},
-    tables::{self, Change, Done, Fault, Row, contained},
+    tables::{self, Change, Done, Fault, Row},
     value::{self, Compression},
 };
 
@@ -270,10 +270,10 @@ impl Worker {
         // redb takes no more writes after a failed one. The file is opened again and verified; it
         // is sound then, or another one in its place.
         self.shared.damaged.fetch_add(1, Ordering::Relaxed);
-        self.reopen(&format!("{fault:?}"), true);
+        self.reopen(&fault.to_string(), true);
         self.try_commit(changes)?.map_err(|fault| SnapshotError::Damaged {
             path: self.place.path.clone(),
-            reason: format!("{fault:?}"),
+            reason: fault.to_string(),
         })
     }
 
@@ -294,7 +294,7 @@ impl Worker {
         left_over.map_err(|unsettled| self.unsettled(unsettled, false))?;
         // Before the commit, so that no load that begins after it can miss it.
         shared.any.store(true, Ordering::Release);
-        let applied = contained(|| tables::apply(&file.db, changes));
+        let applied = file.with(|db| tables::apply(db, changes));
         let settled = file.paged.settle();
         settled.map_err(|unsettled| self.unsettled(unsettled, true))?;
         Ok(applied.map(|(done, damaged)| {
@@ -324,28 +324,20 @@ impl Worker {
             return;
         }
         tracing::warn!(reason, path = %self.place.path.display(), "opening the snapshots again");
-        self.close_file(SnapshotError::Closed);
+        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
         let opened = self.place.open(verify);
         if let Err(error) = &opened {
             tracing::error!(%error, "the snapshots cannot be opened again");
+            if let SnapshotError::Io { doing: WRITING, .. } = error {
+                // Opening it once more could call durable what the failed sync has lost.
+                self.failed = Some(error.to_string());
+            }
         }
         self.shared.replace(opened.map_or_else(File::Broken, File::Open));
     }
 
     fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);
-        self.close_file(SnapshotError::Closed);
-    }
-
-    fn close_file(&self, instead: SnapshotError) {
-        let file = self.shared.replace(File::Broken(instead));
-        // redb writes on close, and may panic where the file is damaged.
-        let closed = contained(|| {
-            drop(file);
-            Ok(())
-        });
-        if let Err(fault) = closed {
-            tracing::warn!(?fault, "the snapshots were not closed well");
-        }
+        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
     }
 }

@@ -42,6 +42,7 @@ pub(crate) struct Builder<'a> {
     synced: u64,
     current: EntityIndex,
     rows: Vec<(u64, u64)>,
+    deletions: u64,
     /// The shards' batches; [`SegmentIndex`] is used for its shards alone.
     order: SegmentIndex,
 }
@@ -56,6 +57,7 @@ impl<'a> Builder<'a> {
             synced: 0,
             current: EntityIndex::default(),
             rows: Vec::new(),
+            deletions: 0,
             order: SegmentIndex::default(),
         }
     }
@@ -108,6 +110,7 @@ impl<'a> Builder<'a> {
         let mut index = std::mem::take(&mut self.current);
         (index.last_seq, index.deleted_to) = (last_seq, deleted_to);
         self.rows.push((entity.hash64(), self.at()));
+        self.deletions += u64::from(deleted_to.is_some());
         let frame = encode_entity(entity, &index);
         self.push(index_header(Kind::Entity, &frame), &frame)
     }
@@ -118,6 +121,7 @@ impl<'a> Builder<'a> {
             entities_end: self.at(),
             entities: self.rows.len() as u64,
             events: self.order.events,
+            deletions: self.deletions,
             ..Trailer::default()
         };
         let end = vec![0; HEADER_BYTES];

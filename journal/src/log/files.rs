@@ -5,7 +5,13 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{index::EntityIndex, live::Live, sealed::Sealed};
+use super::{
+    access::{Access, Missed},
+    index::{EntityIndex, Run},
+    live::Live,
+    scan::verify_frames,
+    sealed::Sealed,
+};
 use crate::{
     error::JournalError,
     id::{EntityId, Seq},
@@ -28,18 +34,35 @@ impl Source {
         }
     }
 
-    /// What the file knows of an entity: the sequence number of its oldest event there, and the
-    /// rest without runs.
+    /// Reads all frames of the file, and says how many there are.
+    pub(crate) fn verify(&self) -> Result<u64, JournalError> {
+        match self {
+            Source::Live(live) => verify_frames(&live.path, &*live.file, live.salt, live.end()),
+            Source::Sealed(sealed) => {
+                verify_frames(&sealed.path, &*sealed.file, sealed.header.salt, sealed.len)
+            }
+        }
+    }
+
+    fn has_deletions(&self) -> bool {
+        match self {
+            Source::Live(live) => live.with(|index| index.deletions > 0),
+            Source::Sealed(sealed) => sealed.trailer.deletions > 0,
+        }
+    }
+
+    /// What the file knows of an entity, and the sequence number of its oldest event there. Runs
+    /// come with it from a sealed file, where they are few.
     pub(crate) fn head(
         &self,
         entity: &EntityId,
-    ) -> Result<Option<(Option<Seq>, EntityIndex)>, JournalError> {
+        access: Access,
+    ) -> Result<Option<(Option<Seq>, EntityIndex)>, Missed> {
         match self {
             Source::Live(live) => Ok(live.head(entity)),
-            Source::Sealed(sealed) => Ok(sealed.entity(entity)?.map(|index| {
-                let first = index.first_seq();
-                (first, EntityIndex { runs: Vec::new(), ..index })
-            })),
+            Source::Sealed(sealed) => {
+                Ok(sealed.entity(entity, access)?.map(|index| (index.first_seq(), index)))
+            }
         }
     }
 }
@@ -60,17 +83,21 @@ impl FileSet {
     }
 
     /// An entity's head, and its sources from the oldest on that hold events after the deleted
-    /// ones.
-    pub(crate) fn find(&self, entity: &EntityId) -> Result<(Head, Vec<Source>), JournalError> {
+    /// ones, each with the runs that are known already.
+    pub(crate) fn find(
+        &self,
+        entity: &EntityId,
+        access: Access,
+    ) -> Result<(Head, Vec<(Source, Vec<Run>)>), Missed> {
         let mut head = Head::default();
         let mut sources = Vec::new();
         let mut deleted = None;
         for source in self.sources().rev() {
-            let Some((first, known)) = source.head(entity)? else { continue };
+            let Some((first, known)) = source.head(entity, access)? else { continue };
             head.last_seq = head.last_seq.max(known.last_seq);
             deleted = deleted.max(known.deleted_to);
             let Some(first) = first else { continue };
-            sources.push(source);
+            sources.push((source, known.runs));
             if first <= deleted.unwrap_or_default().next() {
                 break;
             }
@@ -80,6 +107,11 @@ impl FileSet {
         Ok((head, sources))
     }
 
+    /// An entity's head, on a thread that may wait.
+    pub(crate) fn head(&self, entity: &EntityId) -> Result<Head, JournalError> {
+        self.find(entity, Access::Waiting).map(|(head, _)| head).map_err(Missed::into_error)
+    }
+
     /// The newest deletion of an entity in files after the segment `after`.
     pub(crate) fn deleted_after(
         &self,
@@ -87,8 +119,10 @@ impl FileSet {
         after: u64,
     ) -> Result<Option<Seq>, JournalError> {
         let mut deleted = None;
-        for source in self.sources().filter(|source| source.last_segment() > after) {
-            deleted = deleted.max(source.head(entity)?.and_then(|(_, known)| known.deleted_to));
+        let newer = |source: &Source| source.last_segment() > after && source.has_deletions();
+        for source in self.sources().filter(newer) {
+            let head = source.head(entity, Access::Waiting).map_err(Missed::into_error)?;
+            deleted = deleted.max(head.and_then(|(_, known)| known.deleted_to));
         }
         Ok(deleted)
     }

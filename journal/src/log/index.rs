@@ -67,6 +67,8 @@ pub(crate) struct SegmentIndex {
     pub entities: HashMap<EntityId, EntityIndex>,
     pub shards: BTreeMap<ShardId, ShardIndex>,
     pub events: u64,
+    /// Deletions, to skip the segment when nothing but those is looked for.
+    pub deletions: u64,
 }
 
 impl SegmentIndex {
@@ -105,6 +107,7 @@ impl SegmentIndex {
     ) {
         let known = self.entities.entry(entity.clone()).or_default();
         known.deleted_to = known.deleted_to.max(Some(to));
+        self.deletions += 1;
         self.shard(shard, epoch, position);
     }
 

@@ -6,6 +6,7 @@ use futures_util::{future::BoxFuture, stream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    access::{Access, Missed},
     codec::{encode_batch, encode_delete},
     files::{Files, Source},
     frame::Kind,
@@ -24,7 +25,7 @@ use crate::{
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
     port::{AppendDone, Head, Journal, RecordChunks, ReplayRange},
-    record::{AppendBatch, Limits},
+    record::{AppendBatch, EventRecord, Limits},
 };
 
 /// The journal in files: one segmented log for all shards, group-committed by one writer.
@@ -103,6 +104,17 @@ impl LogJournal {
         worked.await.map_err(|_| self.stopped())?
     }
 
+    /// Reads every byte that the log relies on and checks it, as a scrub that finds damage before
+    /// somebody needs what is damaged. Returns how many frames there are. Appends and reads go on.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] with the first damaged place.
+    pub async fn verify(&self) -> Result<u64, JournalError> {
+        let files = self.shared.files.clone();
+        let job = move || files.now().sources().map(|source| source.verify()).sum();
+        self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
+    }
+
     /// How many sealed files and segments the log has, and how many bytes they take.
     #[must_use]
     pub fn usage(&self) -> LogUsage {
@@ -142,7 +154,7 @@ impl LogJournal {
             self.shared.check_open()?;
             heads.check_epoch(batch.epoch)?;
             let completed = shard.completed.load(Ordering::Acquire);
-            let load = || self.shared.files.now().find(&batch.entity).map(|(head, _)| head);
+            let load = || self.shared.files.now().head(&batch.entity);
             let head = heads.head(&batch.entity, completed, load)?;
             advance(&batch.entity, head, batch.expected_seq, count)
         })();
@@ -197,7 +209,7 @@ impl LogJournal {
         heads.check_epoch(epoch)?;
         let completed = shard.completed.load(Ordering::Acquire);
         let set = self.shared.files.now();
-        let mut head = heads.head(entity, completed, || set.find(entity).map(|(head, _)| head))?;
+        let mut head = heads.head(entity, completed, || set.head(entity))?;
         let to = to.min(head.last_seq);
         if to <= head.deleted_to {
             drop(done.send(Ok(())));
@@ -269,9 +281,9 @@ fn count_dead(
     after: Seq,
     to: Seq,
 ) -> Result<(), JournalError> {
-    for source in set.find(entity)?.1 {
+    let (_, sources) = set.find(entity, Access::Waiting).map_err(Missed::into_error)?;
+    for (source, runs) in sources {
         let Source::Sealed(sealed) = source else { continue };
-        let runs = sealed.entity(entity)?.map(|index| index.runs).unwrap_or_default();
         let overlap = |run: &super::index::Run| {
             (run.last_seq.min(to.0) + 1).saturating_sub(run.first_seq.max(after.0 + 1))
         };
@@ -318,30 +330,24 @@ impl Journal for LogJournal {
         }
         let replay = Replay::new(self.shared.files.clone(), entity.clone(), range);
         let env = self.shared.env.clone();
-        let pieces = stream::unfold(Some(replay), move |replay| {
-            let env = env.clone();
-            async move {
-                let mut replay = replay?;
-                let read = env.offload(move || (replay.next(), replay)).await;
-                match read {
-                    Some((Ok(records), _)) if records.is_empty() => None,
-                    Some((Ok(records), replay)) => Some((Ok(records), Some(replay))),
-                    Some((Err(error), _)) => Some((Err(error), None)),
-                    None => Some((Err(stopped("a read was given up")), None)),
-                }
-            }
-        });
+        let pieces = stream::unfold(Some(replay), move |replay| next_piece(env.clone(), replay));
         Box::pin(pieces)
     }
 
     fn head(&self, entity: &EntityId) -> BoxFuture<'static, Result<Head, JournalError>> {
         let (files, entity): (Arc<Files>, _) = (self.shared.files.clone(), entity.clone());
+        let env = self.shared.env.clone();
         let open = self.shared.check_not_closed();
-        let found =
-            self.shared.env.offload(move || files.now().find(&entity).map(|(head, _)| head));
         Box::pin(async move {
             open?;
-            found.await.unwrap_or(Err(JournalError::Closed))
+            match files.now().find(&entity, Access::Cached) {
+                Ok((head, _)) => Ok(head),
+                Err(Missed::Failed(error)) => Err(error),
+                Err(Missed::Waits) => {
+                    let found = env.offload(move || files.now().head(&entity)).await;
+                    found.unwrap_or(Err(JournalError::Closed))
+                }
+            }
         })
     }
 
@@ -387,12 +393,41 @@ impl Journal for LogJournal {
     }
 }
 
+/// The next piece of a replay: read here if it is in memory, else by the offload seam.
+async fn next_piece(
+    env: Env,
+    replay: Option<Replay>,
+) -> Option<(Result<Vec<EventRecord>, JournalError>, Option<Replay>)> {
+    let mut replay = replay?;
+    let read = match replay.next_cached() {
+        Ok(records) => Ok(records),
+        Err(Missed::Failed(error)) => Err(error),
+        Err(Missed::Waits) => match env.offload(move || (replay.next(), replay)).await {
+            Some((read, back)) => {
+                replay = back;
+                read
+            }
+            None => return Some((Err(stopped("a read was given up")), None)),
+        },
+    };
+    match read {
+        Ok(records) if records.is_empty() => None,
+        Ok(records) if replay.is_done() => Some((Ok(records), None)),
+        Ok(records) => {
+            // A long replay from memory would otherwise keep its thread to itself.
+            tokio::task::yield_now().await;
+            Some((Ok(records), Some(replay)))
+        }
+        Err(error) => Some((Err(error), None)),
+    }
+}
+
 /// The next records of a shard, waiting for them if need be.
 async fn follow(
     shared: Arc<Shared>,
     shard: ShardId,
     tail: Option<Tail>,
-) -> Option<(Result<Vec<crate::record::EventRecord>, JournalError>, Option<Tail>)> {
+) -> Option<(Result<Vec<EventRecord>, JournalError>, Option<Tail>)> {
     let mut tail = tail?;
     loop {
         let committed = shared.shards[usize::from(shard.0)].committed.notified();

@@ -15,9 +15,10 @@ use crate::{
     id::{EntityId, Position, Seq, ShardId},
 };
 
-/// How much is zeroed at a time: one big write would hold up the group commits next door by tens
-/// of milliseconds.
+/// How much is zeroed at a time, and how much between two fsyncs: one big write would hold up the
+/// group commits next door by tens of milliseconds.
 const ZERO_BYTES: usize = 256 << 10;
+const ZERO_SYNC_BYTES: u64 = 4 << 20;
 
 /// A segment with its index. The index holds committed frames only.
 pub(crate) struct Live {
@@ -70,6 +71,14 @@ impl Live {
         look(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Where the last batch ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.with(|index| {
+            let ends = index.shards.values().filter_map(|shard| shard.places.last());
+            ends.map(|place| u64::from(place.offset) + u64::from(place.len)).max().unwrap_or(0)
+        })
+    }
+
     /// What the segment knows of an entity, without its runs.
     pub(crate) fn head(&self, entity: &EntityId) -> Option<(Option<Seq>, EntityIndex)> {
         self.with(|index| {
@@ -105,6 +114,9 @@ fn zero(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
         let n = zeros.len().min((to - offset) as usize);
         file.write_at(offset, &zeros[..n])?;
         offset += n as u64;
+        if (offset - from).is_multiple_of(ZERO_SYNC_BYTES) {
+            file.sync_data()?;
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! by entity and has an index on disk ([`sealed`]), and merges such files by [`policy`]. [`open`]
 //! finds out after a crash what there is, and [`scan`] where the log ends.
 
+pub(crate) mod access;
 pub(crate) mod codec;
 pub(crate) mod frame;
 pub(crate) mod layout;

@@ -6,6 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    access::{Access, Missed},
     codec::Decoder,
     files::{Files, Source},
     frame::{Header, Kind, verify},
@@ -37,8 +38,9 @@ struct Extent {
 fn read_frames(
     source: &Source,
     extents: &[Extent],
+    access: Access,
     mut each: impl FnMut(&Header, &Bytes) -> Option<()>,
-) -> Result<(), JournalError> {
+) -> Result<(), Missed> {
     let (path, file, salt): (_, &Arc<dyn DiskFile>, _) = match source {
         Source::Live(live) => (&live.path, &live.file, live.salt),
         Source::Sealed(sealed) => (&sealed.path, &sealed.file, sealed.header.salt),
@@ -47,7 +49,7 @@ fn read_frames(
     while let Some(first) = rest.first() {
         let (count, end) = together(rest);
         let mut buffer = vec![0; (end - first.offset) as usize];
-        file.read_exact_at(first.offset, &mut buffer).map_err(|e| JournalError::read(path, &e))?;
+        access.read(path, &**file, first.offset, &mut buffer)?;
         let buffer = Bytes::from(buffer);
         for extent in &rest[..count] {
             let mut at = extent.offset;
@@ -101,7 +103,7 @@ pub(crate) struct Replay {
     entity: EntityId,
     range: ReplayRange,
     /// `None` until the first piece is asked for.
-    sources: Option<VecDeque<Source>>,
+    sources: Option<VecDeque<(Source, Vec<Run>)>>,
     /// Runs of the first source that are still to be read.
     runs: VecDeque<Run>,
     decoder: Decoder,
@@ -113,53 +115,84 @@ impl Replay {
         Self { files, entity, range, sources: None, runs: VecDeque::new(), decoder }
     }
 
+    /// The next events, if they can be had without waiting; none at the end.
+    pub(crate) fn next_cached(&mut self) -> Result<Vec<EventRecord>, Missed> {
+        self.begin(Access::Cached)?;
+        // What it did before it found that it would wait does not count.
+        let before = (self.range, self.sources.clone(), self.runs.clone());
+        let read = self.next_by(Access::Cached);
+        if matches!(read, Err(Missed::Waits)) {
+            (self.range, self.sources, self.runs) = before;
+        }
+        read
+    }
+
     /// The next events; none at the end.
     pub(crate) fn next(&mut self) -> Result<Vec<EventRecord>, JournalError> {
+        let read = self.begin(Access::Waiting).and_then(|()| self.next_by(Access::Waiting));
+        read.map_err(Missed::into_error)
+    }
+
+    /// Finds out, once, which files hold the events.
+    fn begin(&mut self, access: Access) -> Result<(), Missed> {
         if self.sources.is_none() {
-            let (head, sources) = self.files.now().find(&self.entity)?;
+            let (head, sources) = self.files.now().find(&self.entity, access)?;
             self.range.from = self.range.from.max(head.deleted_to.next());
             self.range.to = self.range.to.min(head.last_seq);
             self.sources = Some(sources.into());
         }
+        Ok(())
+    }
+
+    fn next_by(&mut self, access: Access) -> Result<Vec<EventRecord>, Missed> {
         let mut records = Vec::new();
         while records.is_empty() && self.range.from <= self.range.to && self.range.max > 0 {
-            let Some(source) = self.source()? else {
-                return Err(self.gap("the end of the log"));
+            let Some(source) = self.source() else {
+                return Err(self.gap("the end of the log").into());
             };
-            self.piece(&source, &mut records)?;
+            self.piece(&source, access, &mut records)?;
         }
         Ok(records)
     }
 
-    /// The source that holds the next event, with its runs at hand.
-    fn source(&mut self) -> Result<Option<Source>, JournalError> {
-        let sources = self.sources.get_or_insert_default();
-        while let Some(source) = sources.front().cloned() {
-            if !self.runs.is_empty() {
-                return Ok(Some(source));
-            }
-            let from = self.range.from;
-            match &source {
-                Source::Live(live) => self.runs.extend(live.runs(&self.entity, from, LOOKUP)),
-                Source::Sealed(sealed) => {
-                    let runs = sealed.entity(&self.entity)?.map(|index| index.runs);
-                    let wanted = |run: &Run| run.last_seq >= from.0;
-                    self.runs.extend(runs.into_iter().flatten().filter(wanted));
-                }
-            }
-            if self.runs.is_empty() {
-                sources.pop_front();
-            }
-        }
-        Ok(None)
+    /// Whether the last piece was given: there is no need to ask for another.
+    pub(crate) fn is_done(&self) -> bool {
+        self.sources.is_some() && (self.range.from > self.range.to || self.range.max == 0)
     }
 
-    fn piece(&mut self, source: &Source, out: &mut Vec<EventRecord>) -> Result<(), JournalError> {
+    /// The source that holds the next event, with its runs at hand.
+    fn source(&mut self) -> Option<Source> {
+        let sources = self.sources.get_or_insert_default();
+        while let Some((source, known)) = sources.front_mut() {
+            if self.runs.is_empty() {
+                let from = self.range.from;
+                match &source {
+                    Source::Live(live) => self.runs.extend(live.runs(&self.entity, from, LOOKUP)),
+                    Source::Sealed(_) => {
+                        let wanted = |run: &Run| run.last_seq >= from.0;
+                        self.runs.extend(std::mem::take(known).into_iter().filter(wanted));
+                    }
+                }
+            }
+            if !self.runs.is_empty() {
+                return Some(source.clone());
+            }
+            sources.pop_front();
+        }
+        None
+    }
+
+    fn piece(
+        &mut self,
+        source: &Source,
+        access: Access,
+        out: &mut Vec<EventRecord>,
+    ) -> Result<(), Missed> {
         let extents =
             take_piece(&mut self.runs, |run| Extent { offset: run.offset, len: run.len.into() });
         let (decoder, range) = (&mut self.decoder, &mut self.range);
         let mut gap = None;
-        read_frames(source, &extents, |header, frame| {
+        read_frames(source, &extents, access, |header, frame| {
             let wanted = |seq: Seq| {
                 if seq < range.from || seq > range.to || range.max == 0 {
                     return false;
@@ -177,7 +210,7 @@ impl Replay {
             }
         })?;
         match gap {
-            Some(seq) => Err(self.gap(&format!("event {seq}"))),
+            Some(seq) => Err(self.gap(&format!("event {seq}")).into()),
             None => Ok(()),
         }
     }
@@ -217,9 +250,10 @@ impl Tail {
                 len: p.len.into(),
             });
             let decoder = &mut self.decoder;
-            read_frames(&source, &extents, |header, frame| {
+            read_frames(&source, &extents, Access::Waiting, |header, frame| {
                 decoder.batch(header, frame, |_| true, &mut records)
-            })?;
+            })
+            .map_err(Missed::into_error)?;
             records.retain(|record| record.position > self.after);
             if let Some(last) = records.last() {
                 self.after = last.position;

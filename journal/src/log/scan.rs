@@ -28,6 +28,25 @@ use crate::{disk::DiskFile, error::JournalError, id::Seq};
 /// How much of a file is read at a time.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// Reads all frames from the first up to `end`, and says how many there are.
+pub(crate) fn verify_frames(
+    path: &Path,
+    file: &dyn DiskFile,
+    salt: u64,
+    end: u64,
+) -> Result<u64, JournalError> {
+    let len = file.len().map_err(|e| JournalError::read(path, &e))?;
+    let mut window = Window { path, file, len, start: 0, bytes: Vec::new() };
+    let (mut at, mut frames) = (FILE_HEADER_BYTES, 0);
+    while at < end {
+        let (header, _) = verify(window.frame_at(at)?, salt, at)
+            .ok_or_else(|| JournalError::corrupt(path, at, "a frame does not verify"))?;
+        at += header.frame_bytes() as u64;
+        frames += 1;
+    }
+    Ok(frames)
+}
+
 /// What a segment holds.
 pub(crate) struct Scanned {
     pub index: SegmentIndex,

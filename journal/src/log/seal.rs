@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use super::{
+    access::{Access, Missed},
     build::{Builder, ShardMark},
     codec::decode_batch_head,
     files::FileSet,
@@ -36,11 +37,7 @@ pub(crate) struct Sealing<'a> {
 impl Sealing<'_> {
     /// Seals a segment.
     pub(crate) fn segment(&self, live: &Live) -> Result<Arc<Sealed>, JournalError> {
-        let end = live.with(|index| {
-            let ends = index.entities.values().filter_map(|e| e.runs.last());
-            ends.map(|run| run.offset + u64::from(run.len)).max().unwrap_or(0)
-        });
-        let mut bytes = vec![0; end as usize];
+        let mut bytes = vec![0; live.end() as usize];
         live.file.read_exact_at(0, &mut bytes).map_err(|e| JournalError::read(&live.path, &e))?;
         let mut entities: Vec<_> =
             live.with(|index| index.entities.keys().map(|id| (id.hash64(), id.clone())).collect());
@@ -231,7 +228,8 @@ impl<'a> Cursor<'a> {
     fn step(&mut self) -> Result<(), JournalError> {
         self.front = match self.rows.next().transpose()? {
             Some((hash, offset)) => {
-                let (entity, index) = self.input.entity_at(offset)?;
+                let found = self.input.entity_at(offset, Access::Waiting);
+                let (entity, index) = found.map_err(Missed::into_error)?;
                 Some((hash, entity, index))
             }
             None => None,

@@ -20,6 +20,7 @@ use std::{
 };
 
 use super::{
+    access::{Access, Missed},
     codec::{Reader, put_entity, put_varint},
     frame::{HEADER_BYTES, Header, Kind, MAX_PAYLOAD_BYTES, claimed, verify},
     index::{EntityIndex, Place, Run},
@@ -50,6 +51,8 @@ pub(crate) struct Trailer {
     pub shards: u64,
     pub entities: u64,
     pub events: u64,
+    /// Entities of which the file knows a deletion.
+    pub deletions: u64,
 }
 
 impl Trailer {
@@ -62,7 +65,7 @@ impl Trailer {
             self.shards,
             self.entities,
             self.events,
-            0,
+            self.deletions,
             0,
         ] {
             out.extend_from_slice(&n.to_le_bytes());
@@ -81,6 +84,7 @@ impl Trailer {
             shards: at(3)?,
             entities: at(4)?,
             events: at(5)?,
+            deletions: at(6)?,
         })
     }
 }
@@ -231,8 +235,8 @@ impl Sealed {
             return Err(JournalError::corrupt(sealed.path, 0, "this is no sealed file"));
         }
         let at = len.saturating_sub(TRAILER_BYTES as u64);
-        sealed.trailer = sealed.frame(at, Kind::Trailer, Trailer::decode)?;
-        sealed.shards = sealed.frame(sealed.trailer.shards, Kind::Shards, decode_shards)?;
+        sealed.trailer = sealed.frame_waiting(at, Kind::Trailer, Trailer::decode)?;
+        sealed.shards = sealed.frame_waiting(sealed.trailer.shards, Kind::Shards, decode_shards)?;
         Ok(sealed)
     }
 
@@ -241,43 +245,56 @@ impl Sealed {
         &self,
         offset: u64,
         kind: Kind,
+        access: Access,
         decode: impl FnOnce(&[u8]) -> Option<T>,
-    ) -> Result<T, JournalError> {
+    ) -> Result<T, Missed> {
         // Most frames of the index fit the first read.
-        let mut bytes = self.read(offset, PAGE_BYTES)?;
+        let mut bytes = self.read(offset, PAGE_BYTES, access)?;
         if let Some(header) = claimed(&bytes)
             && header.frame_bytes() > bytes.len()
             && header.len as usize <= MAX_PAYLOAD_BYTES
             && offset + header.frame_bytes() as u64 <= self.len
         {
-            bytes = self.read(offset, header.frame_bytes())?;
+            bytes = self.read(offset, header.frame_bytes(), access)?;
         }
         verify(&bytes, self.header.salt, offset)
             .filter(|(header, _)| header.kind == kind)
             .and_then(|(_, payload)| decode(payload))
             .ok_or_else(|| {
-                JournalError::corrupt(&self.path, offset, format!("no valid {kind:?} frame"))
+                JournalError::corrupt(&self.path, offset, format!("no valid {kind:?} frame")).into()
             })
     }
 
+    /// [`frame`](Self::frame), on a thread that may wait.
+    fn frame_waiting<T>(
+        &self,
+        offset: u64,
+        kind: Kind,
+        decode: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, JournalError> {
+        self.frame(offset, kind, Access::Waiting, decode).map_err(Missed::into_error)
+    }
+
     /// Up to `len` bytes from `offset`.
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, JournalError> {
+    fn read(&self, offset: u64, len: usize, access: Access) -> Result<Vec<u8>, Missed> {
         let len = len.min(self.len.saturating_sub(offset) as usize);
         let mut bytes = vec![0; len];
-        self.file
-            .read_exact_at(offset, &mut bytes)
-            .map_err(|e| JournalError::read(&self.path, &e))?;
+        access.read(&self.path, &*self.file, offset, &mut bytes)?;
         Ok(bytes)
     }
 
     /// What the file knows of an entity.
-    pub(crate) fn entity(&self, entity: &EntityId) -> Result<Option<EntityIndex>, JournalError> {
+    pub(crate) fn entity(
+        &self,
+        entity: &EntityId,
+        access: Access,
+    ) -> Result<Option<EntityIndex>, Missed> {
         let hash = entity.hash64();
-        let Some(mut page) = self.first_page_reaching(hash)? else { return Ok(None) };
+        let Some(mut page) = self.first_page_reaching(hash, access)? else { return Ok(None) };
         loop {
-            let rows = self.page(page)?;
+            let rows = self.page(page, access)?;
             for (_, offset) in rows.iter().filter(|(row, _)| *row == hash) {
-                let (id, index) = self.entity_at(*offset)?;
+                let (id, index) = self.entity_at(*offset, access)?;
                 if id == *entity {
                     return Ok(Some(index));
                 }
@@ -290,15 +307,15 @@ impl Sealed {
     }
 
     /// The first page whose last hash is not below `hash`.
-    fn first_page_reaching(&self, hash: u64) -> Result<Option<u64>, JournalError> {
+    fn first_page_reaching(&self, hash: u64, access: Access) -> Result<Option<u64>, Missed> {
         // The page is at or after `low`, and at or before `high`.
         let (mut low, mut high) = (0, self.trailer.pages);
         let mut guess = ((u128::from(hash) * u128::from(high)) >> 64) as u64;
         let mut tries = 0;
         while low < high {
-            let rows = self.page(guess)?;
+            let rows = self.page(guess, access)?;
             let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else {
-                return Err(self.bad_page(guess));
+                return Err(self.bad_page(guess).into());
             };
             if *last < hash {
                 low = guess + 1;
@@ -318,9 +335,9 @@ impl Sealed {
         Ok((low < self.trailer.pages).then_some(low))
     }
 
-    fn page(&self, page: u64) -> Result<Vec<(u64, u64)>, JournalError> {
+    fn page(&self, page: u64, access: Access) -> Result<Vec<(u64, u64)>, Missed> {
         let offset = self.trailer.directory + page * PAGE_BYTES as u64;
-        self.frame(offset, Kind::Directory, |payload| {
+        self.frame(offset, Kind::Directory, access, |payload| {
             let row = |bytes: &[u8]| {
                 let (hash, at) = bytes.split_at(8);
                 Some((
@@ -353,25 +370,29 @@ impl Sealed {
         else {
             return Ok(Vec::new());
         };
-        let top = self.frame(row.top, Kind::OrderTop, decode_order_top)?;
+        let top = self.frame_waiting(row.top, Kind::OrderTop, decode_order_top)?;
         match top.iter().find(|(last, _)| *last > after) {
-            Some((_, offset)) => self.frame(*offset, Kind::Order, decode_order),
+            Some((_, offset)) => self.frame_waiting(*offset, Kind::Order, decode_order),
             None => Ok(Vec::new()),
         }
     }
 
     /// The entity whose `Entity` frame is at an offset.
-    pub(crate) fn entity_at(&self, offset: u64) -> Result<(EntityId, EntityIndex), JournalError> {
-        self.frame(offset, Kind::Entity, decode_entity)
+    pub(crate) fn entity_at(
+        &self,
+        offset: u64,
+        access: Access,
+    ) -> Result<(EntityId, EntityIndex), Missed> {
+        self.frame(offset, Kind::Entity, access, decode_entity)
     }
 
     /// Every row of the directory in order, read page by page.
     pub(crate) fn directory(
         &self,
     ) -> impl Iterator<Item = Result<(u64, u64), JournalError>> + use<'_> {
-        (0..self.trailer.pages).flat_map(|page| match self.page(page) {
+        (0..self.trailer.pages).flat_map(|page| match self.page(page, Access::Waiting) {
             Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error)],
+            Err(missed) => vec![Err(missed.into_error())],
         })
     }
 }

@@ -5,9 +5,10 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
 
 use super::{
     frame::{HEADER_BYTES, Header, Kind, stamp},
@@ -35,24 +36,27 @@ const RESERVED_BYTES: u64 = 2 * HEADER_BYTES as u64;
 pub(crate) struct Spares {
     next_id: u64,
     spare: Option<Live>,
+    /// When none could be made, and why.
+    failed: Option<(Instant, io::ErrorKind)>,
 }
+
+/// On a full disk, making a segment means to write until there is no room: not for every append
+/// that comes meanwhile.
+const RETRY: Duration = Duration::from_millis(500);
 
 impl Spares {
     pub(crate) fn new(next_id: u64, spare: Option<Live>) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { next_id, spare }))
+        Arc::new(Mutex::new(Self { next_id, spare, failed: None }))
     }
 
     /// Makes the next segment, unless it is there.
     pub(crate) fn prepare(&mut self, shared: &Shared) -> io::Result<()> {
         if self.spare.is_none() {
-            let salt = shared.env.entropy.next_u64();
-            self.spare = Some(Live::create(
-                &*shared.env.disk,
-                shared.dir(),
-                self.next_id,
-                (salt, shared.log_id),
-                shared.config.segment_bytes,
-            )?);
+            let key = (shared.env.entropy.next_u64(), shared.log_id);
+            let bytes = shared.config.segment_bytes;
+            let made = Live::create(&*shared.env.disk, shared.dir(), self.next_id, key, bytes);
+            self.failed = made.as_ref().err().map(|error| (Instant::now(), error.kind()));
+            self.spare = Some(made?);
             self.next_id += 1;
         }
         Ok(())
@@ -60,7 +64,12 @@ impl Spares {
 
     /// The next segment, with room for a frame of `bytes`.
     fn take(&mut self, shared: &Shared, bytes: u64) -> io::Result<Live> {
-        self.prepare(shared)?;
+        match self.failed {
+            Some((at, kind)) if self.spare.is_none() && at.elapsed() < RETRY => {
+                return Err(kind.into());
+            }
+            _ => self.prepare(shared)?,
+        }
         let needed = FILE_HEADER_BYTES + bytes + RESERVED_BYTES;
         if let Some(spare) = &mut self.spare
             && spare.capacity < needed
