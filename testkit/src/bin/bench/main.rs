@@ -32,9 +32,10 @@ mod soak;
 mod spawn;
 mod system;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Benchmark, Child, Cli};
 use run::{Failure, Run};
@@ -54,27 +55,28 @@ fn main() -> ExitCode {
 /// ended by then, also after Ctrl-C.
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = if let Benchmark::Child(child) = &cli.benchmark {
+    if let Benchmark::Child(child) = &cli.benchmark {
         runtime.block_on(measure_as_child(child))?;
-        ExitCode::SUCCESS
-    } else {
-        let folder = run::folder(cli.common.dir.as_deref())?;
-        let quick = matches!(&cli.benchmark, Benchmark::All(args) if args.quick);
-        let probe_seconds = if quick { 0.1 } else { cli.common.probe_seconds };
-        let run = Run::new(folder.path().to_owned(), cli.common.json, probe_seconds);
-        let code = runtime.block_on(async {
-            tokio::select! {
-                biased;
-                result = perform(&run, &cli.benchmark) => result.map(|()| ExitCode::SUCCESS),
-                _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
-            }
-        });
-        drop(run);
-        runtime.shutdown_timeout(Duration::from_secs(10));
-        run::remove(folder);
-        return code;
-    };
-    Ok(code)
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folder = run::folder(cli.common.dir.as_deref())?;
+    let code = runtime.block_on(until_stopped(&cli, folder.path().to_owned()));
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    run::remove(folder);
+    code
+}
+
+async fn until_stopped(cli: &Cli, folder: PathBuf) -> Result<ExitCode, Failure> {
+    let quick = matches!(&cli.benchmark, Benchmark::All(args) if args.quick);
+    let probe_seconds = if quick { 0.1 } else { cli.common.probe_seconds };
+    let run = Run::new(folder, cli.common.json, probe_seconds);
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        biased;
+        result = perform(&run, &cli.benchmark) => result.map(|()| ExitCode::SUCCESS),
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        _ = terminated.recv() => Ok(ExitCode::from(143)),
+    }
 }
 
 async fn perform(run: &Run, benchmark: &Benchmark) -> Result<(), Failure> {

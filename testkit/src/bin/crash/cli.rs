@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 ///
 /// Each trial starts a real process that opens a log and writes to it from several tasks at once:
 /// batches of many sizes, several under way for one entity, deletions. Each acknowledgement is
-/// printed into a pipe at once. After 2 to 200 ms the process is killed, as often as not while it
-/// still recovers from the trial before. Then everything is read back: acknowledged events must be
+/// printed into a pipe at once. After 2 to 200 ms the process is killed, now and then while it
+/// still recovers from the kill before. Then everything is read back: acknowledged events must be
 /// there exactly once, in order, with their payload; batches that were not acknowledged must be
 /// there whole or not at all, at most once, and must stay as they were found. A folder lives for
 /// several trials, with segments of 64 KiB to 4 MiB, so that kills also hit sealing and merging.

@@ -150,7 +150,7 @@ impl Writer {
 }
 
 /// Opens the folder and reads all of it: each entity's stream, and each shard's commit order,
-/// which must hold the same.
+/// which must hold the same. Then the journal checks every byte itself.
 pub(crate) async fn read(
     dir: &Path,
     folder_seed: u64,
@@ -176,6 +176,7 @@ pub(crate) async fn read(
     for (shard, last) in last_positions.into_iter().enumerate() {
         tail(&journal, ShardId(shard as u16), last, &streams, findings).await?;
     }
+    journal.verify().await?;
     journal.shutdown().await;
     Ok(streams)
 }

@@ -35,6 +35,7 @@ mod trials;
 use std::{error::Error, fs, io, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Args, Mode, Target, Worker};
 
@@ -72,8 +73,7 @@ fn attack(args: &Args) -> Result<ExitCode, Failure> {
     fs::create_dir_all(&args.dir)?;
     let folder = tempfile::Builder::new().prefix("crash-").tempdir_in(&args.dir)?;
     let code = runtime.block_on(async {
-        let mut terminated =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
             biased;
             result = trials::run(args, folder.path()) => result,
