@@ -127,13 +127,14 @@ pub(crate) enum Streams {
 /// Replay: events a second that come back from the journal, decoded.
 ///
 /// The log is filled event by event in turns over all entities, so that a stream's events lie far
-/// apart. Then it is read whole, entity by entity in random order, `--readers` at a time: `hot`
+/// apart, and left alone until its background work is done. Then it is read whole, entity by entity in random order, `--readers` at a time: `hot`
 /// with the files in the page cache, `cold` after they were thrown out of it and the log was
 /// opened anew. All that before maintenance (`clustered` false: as the log lies after filling)
 /// and after it (`clustered` true: the events of an entity stand together). `cold_by` says how the
 /// cache was emptied, and `disk_read_mib` what was then read from the disk: 0 for a cold result
 /// means that the operating system kept its cache, and the result is void. Reading stops after
-/// `--seconds`, and then the rate is of what was read.
+/// `--seconds`, and then the rate is of what was read. `cpu_us` is the processor time of this whole
+/// process per event.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Replay {
     /// Events in the log.
@@ -166,7 +167,7 @@ pub(crate) struct Replay {
 /// `--callers` concurrent callers ask each entity once for its count; the answer tells that all its
 /// events were replayed. The files are in the page cache. Once with the log as it lies after
 /// filling (`clustered` false), once after maintenance (`clustered` true). `start_ms` is what
-/// starting the node took.
+/// starting the node took, `cpu_us` the processor time of this whole process per entity.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Recover {
     /// Entities to recover.

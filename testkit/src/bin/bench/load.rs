@@ -1,6 +1,6 @@
 //! A log in a folder, and filling it.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use duractor_journal::{
@@ -9,11 +9,15 @@ use duractor_journal::{
 };
 use duractor_testkit::Rng;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::sleep;
 
 use crate::run::{Failure, Run};
 
 /// Most bytes that wait for their commit while a log is filled.
 const FILL_BYTES: usize = 16 << 20;
+/// The log has settled when its files stay the same for so long.
+const SETTLE_TICK: Duration = Duration::from_millis(50);
+const SETTLED_TICKS: u32 = 10;
 
 /// An open log with this process as the writer of all its shards.
 #[derive(Clone)]
@@ -78,7 +82,8 @@ pub(crate) fn entities(kind: &str, n: usize) -> Result<Vec<EntityId>, Failure> {
     (0..n).map(|i| Ok(EntityId::new(kind, &i.to_string())?)).collect()
 }
 
-/// Appends `per_entity` events to each entity, a batch for each in turns.
+/// Appends `per_entity` events to each entity, a batch for each in turns, and waits until the log's
+/// own maintenance has nothing more to do.
 pub(crate) async fn fill(
     run: &Run,
     log: &Log,
@@ -105,5 +110,18 @@ pub(crate) async fn fill(
         })
         .await?;
     bar.finish_and_clear();
+    let bar = run.progress("waiting for the log to settle", None);
+    settle(log).await;
+    bar.finish_and_clear();
     Ok(())
+}
+
+async fn settle(log: &Log) {
+    let (mut quiet, mut before) = (0, log.journal.usage());
+    while quiet < SETTLED_TICKS {
+        sleep(SETTLE_TICK).await;
+        let now = log.journal.usage();
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+    }
 }

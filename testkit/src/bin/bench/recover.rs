@@ -38,12 +38,13 @@ pub(crate) async fn run(run: &Run, args: &Recover) -> Result<(), Failure> {
         let start_ms = starting.elapsed().as_secs_f64() * 1e3;
 
         let bar = run.progress("recover", Some(args.entities as u64));
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), system::cpu_seconds()?);
         let references =
             (0..args.entities).map_while(|i| node.entity::<Notes>(&i.to_string()).ok());
         let expected = args.events as u64;
         entity::ask_each(references, args.callers, expected, || bar.inc(1)).await?;
         let rate = args.entities as f64 / began.elapsed().as_secs_f64();
+        let cpu_us = (system::cpu_seconds()? - cpu) * 1e6 / args.entities as f64;
         bar.finish_and_clear();
         node.shutdown().await;
         let probe = before.and(run.probe(args.event_bytes).await?);
@@ -55,7 +56,8 @@ pub(crate) async fn run(run: &Run, args: &Recover) -> Result<(), Failure> {
             .with("clustered", clustered)
             .number("start_ms", start_ms)
             .number("entities_per_s", rate)
-            .number("events_per_s", rate * args.events as f64);
+            .number("events_per_s", rate * args.events as f64)
+            .number("cpu_us", cpu_us);
         run.print(row, rate, probe)?;
     }
     std::fs::remove_dir_all(&dir)?;

@@ -59,7 +59,8 @@ async fn measure(run: &Run, args: &Replay, streams: Streams, dir: &Path) -> Resu
                 .with("cold_by", read.cold_by)
                 .with("events_read", read.events)
                 .with("disk_read_mib", read.disk_bytes >> 20)
-                .number("events_per_s", read.rate);
+                .number("events_per_s", read.rate)
+                .number("cpu_us", read.cpu_us);
             run.print(row, read.rate, probe)?;
         }
     }
@@ -71,6 +72,7 @@ struct Read {
     events: u64,
     disk_bytes: u64,
     rate: f64,
+    cpu_us: f64,
 }
 
 /// Opens the log and reads it, once where it is cold, or after a first reading that does not count.
@@ -93,12 +95,14 @@ async fn read_once(
         read(&log, entities, args.readers, limit).await?;
     }
     let (began, disk) = (Instant::now(), system::disk_read_bytes());
+    let cpu = system::cpu_seconds()?;
     let what = if cold { "replay, cold" } else { "replay, hot" };
     let events = run.timed(what, limit, read(&log, entities, args.readers, limit)).await?;
     let rate = events as f64 / began.elapsed().as_secs_f64();
+    let cpu_us = (system::cpu_seconds()? - cpu) * 1e6 / events as f64;
     let disk_bytes = system::disk_read_bytes() - disk;
     log.journal.shutdown().await;
-    Ok(Read { cold_by, events, disk_bytes, rate })
+    Ok(Read { cold_by, events, disk_bytes, rate, cpu_us })
 }
 
 /// Reads all events of the entities, or as many as fit into the time. Says how many.
