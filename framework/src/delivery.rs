@@ -52,7 +52,12 @@ pub(crate) fn told<E: Handle<C>, C: Command>(command: C) -> BoxEnvelope<E> {
 }
 
 impl<E: Handle<C>, C: Command> Delivery<E, C> {
-    fn decide(&mut self, entity: &E, state: &E::State, cx: &Context) -> Option<Effect<E, C::Reply>> {
+    fn decide(
+        &mut self,
+        entity: &E,
+        state: &E::State,
+        cx: &Context,
+    ) -> Option<Effect<E, C::Reply>> {
         match mem::replace(&mut self.stage, Stage::Empty) {
             Stage::Fresh(command) => Some(entity.handle(state, command, cx)),
             Stage::Again(command) => Some(command.redo(entity, state, cx)),

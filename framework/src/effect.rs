@@ -26,12 +26,7 @@ pub trait Handle<C: Command>: EventSourced {
     ///
     /// A panic here gives the caller [`AskError::Crashed`](crate::AskError::Crashed), and the entity
     /// starts again from its events.
-    fn handle(
-        &self,
-        state: &Self::State,
-        command: C,
-        context: &Context,
-    ) -> Effect<Self, C::Reply>;
+    fn handle(&self, state: &Self::State, command: C, context: &Context) -> Effect<Self, C::Reply>;
 }
 
 /// What a handler decided.
@@ -41,11 +36,13 @@ pub struct Effect<E: EventSourced, R> {
     pub(crate) answer: Answer<E, R>,
 }
 
+type ReplyOn<S, R> = dyn FnOnce(&S) -> R + Send;
+
 /// How the caller is answered.
 pub(crate) enum Answer<E: EventSourced, R> {
     Ready(R),
     /// On the state after the events.
-    From(Box<dyn FnOnce(&E::State) -> R + Send>),
+    From(Box<ReplyOn<E::State, R>>),
     /// Not yet: the command comes again.
     Later(Box<dyn Redo<E, R>>),
 }

@@ -16,14 +16,15 @@ use crate::{
     effect::Handle,
     entity::{CommandSet, EventSourced},
     error::{AskError, NodeError},
+    history::{Recorded, read},
     intent::Options,
     slot::Kind,
 };
 
 /// A reference to one entity, whether it is in memory or not. Cheap to clone.
 pub struct EntityRef<E: EventSourced> {
-    kind: Arc<Kind<E>>,
-    id: EntityId,
+    pub(crate) kind: Arc<Kind<E>>,
+    pub(crate) id: EntityId,
 }
 
 impl<E: EventSourced> Clone for EntityRef<E> {
@@ -69,6 +70,18 @@ impl<E: EventSourced> EntityRef<E> {
     {
         check_known::<E, C>()?;
         self.kind.offer(&self.id, told(command))
+    }
+
+    /// The entity's committed events with sequence numbers from `from` (the first has 1), at most
+    /// `max` of them: for an audit trail, say. All that are returned are in memory at once, so ask
+    /// for a long history page by page. Events that were deleted are left out. Reads the journal
+    /// and does not bring the entity into memory.
+    ///
+    /// # Errors
+    /// [`AskError::Journal`] where they cannot be read, [`AskError::Codec`] where one does not
+    /// decode.
+    pub async fn history(&self, from: Seq, max: u64) -> Result<Vec<Recorded<E::Event>>, AskError> {
+        read(self.kind.shared.journal.as_ref(), &self.id, from, max).await
     }
 }
 

@@ -29,6 +29,12 @@ pub enum AskError {
         /// How many wait or are under way.
         waiting: usize,
     },
+    /// As many commands as the node may hold are waiting. Try again later.
+    #[error("the node is busy: {open} commands are waiting")]
+    NodeBusy {
+        /// How many wait or are under way.
+        open: u64,
+    },
     /// No answer within the time that the caller gave. The command may be carried out later.
     #[error("{entity} did not answer in time")]
     Timeout {

@@ -1,4 +1,117 @@
 //! Durable, event-sourced actors for Rust.
+//!
+//! An *entity* has a key, a state, and commands that it takes. What a command changes is written as
+//! *events* before anybody hears of it; after a crash the entity is made anew from them.
+//!
+//! ```
+//! use duractor::prelude::*;
+//!
+//! #[derive(Event)]
+//! enum Changed {
+//!     Added { by: i64 },
+//! }
+//!
+//! #[derive(Command)]
+//! #[command(reply = i64)]
+//! struct Add {
+//!     by: i64,
+//! }
+//!
+//! #[derive(Command)]
+//! #[command(reply = i64)]
+//! struct Get;
+//!
+//! struct Counter;
+//!
+//! impl EventSourced for Counter {
+//!     const KIND: &'static str = "counter";
+//!     type State = i64;
+//!     type Event = Changed;
+//!     type Commands = (Add, Get);
+//!
+//!     fn apply(state: &mut i64, event: &Changed) {
+//!         let Changed::Added { by } = event;
+//!         *state += by;
+//!     }
+//! }
+//!
+//! impl Handle<Add> for Counter {
+//!     fn handle(&self, _: &i64, add: Add, _: &Context) -> Effect<Self, i64> {
+//!         Effect::persist(Changed::Added { by: add.by }).reply(|state| *state)
+//!     }
+//! }
+//!
+//! impl Handle<Get> for Counter {
+//!     fn handle(&self, state: &i64, _: Get, _: &Context) -> Effect<Self, i64> {
+//!         Effect::reply(*state)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let data = dir.path();
+//! let node = Node::builder(data).register(Counter).start().await?;
+//! let counter = node.entity::<Counter>("one")?;
+//! assert_eq!(counter.ask(Add { by: 2 }).await?, 2);
+//! assert_eq!(counter.ask(Get).await?, 2);
+//! node.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A handler that does not answer does not compile:
+//!
+//! ```compile_fail,E0308
+//! # use duractor::prelude::*;
+//! # #[derive(Event)] enum Changed { Added { by: i64 } }
+//! # #[derive(Command)] #[command(reply = i64)] struct Add { by: i64 }
+//! # struct Counter;
+//! # impl EventSourced for Counter {
+//! #     const KIND: &'static str = "counter";
+//! #     type State = i64;
+//! #     type Event = Changed;
+//! #     type Commands = (Add,);
+//! #     fn apply(_: &mut i64, _: &Changed) {}
+//! # }
+//! impl Handle<Add> for Counter {
+//!     fn handle(&self, _: &i64, add: Add, _: &Context) -> Effect<Self, i64> {
+//!         Effect::persist(Changed::Added { by: add.by })
+//!     }
+//! }
+//! ```
+//!
+//! # Where to look
+//!
+//! | you want | look at |
+//! |---|---|
+//! | to write an entity | [`EventSourced`], [`Handle`], [`Effect`]; [`DurableState`] for one that keeps only its newest state |
+//! | its events and commands | [`Event`] and [`event`], [`Command`]; [`golden`] for your tests |
+//! | to send commands | [`Node::entity`], [`EntityRef`], [`Ask`] |
+//! | to know whether a failed command took effect | [`AskError::effect`] |
+//! | to set limits and snapshots | [`EntitySettings`], [`NodeBuilder`] |
+//!
+//! # The way of a command
+//!
+//! The modules, in an order in which each uses only those above it:
+//!
+//! ```text
+//! codec, event, command     names, versions and bytes
+//! entity, intent, effect    what a user writes, and what a handler decides
+//! delivery                  a command with its caller
+//! core/                     decisions: state, pipeline, dedup window; no actors, no clock, no journal
+//! shared, slot, kind        where commands wait; which entities are in memory
+//! lifecycle/                the actor: permit, snapshot, replay, running, persisting, stopping
+//! shard                     the actors above: spawning, supervising, sweeping
+//! entity_ref, parts, node   the ways in
+//! ```
+//!
+//! `ask` puts the command into its entity's slot, and wakes or starts the entity's actor. The actor
+//! handles it on a state that includes uncommitted events, applies its events, and submits them to
+//! the journal at once; the next command follows without waiting. When the journal has committed the
+//! events, everything that waited for them goes out: replies, side effects, timers, snapshots. If the
+//! journal refuses them, the incarnation is dropped with all that was uncommitted, and the next one
+//! recovers and goes on with the commands that wait.
 
 // What the derives generate says `::duractor`, within this crate too.
 extern crate self as duractor;
@@ -8,23 +121,28 @@ pub mod command;
 pub mod event;
 mod golden;
 
-mod error;
-mod settings;
 mod context;
-mod entity;
-mod intent;
-mod effect;
-mod delivery;
-mod ledger;
-mod shared;
 mod core;
-mod idle;
-mod slot;
-mod lifecycle;
-mod shard;
+mod delivery;
+mod durable_state;
+mod effect;
+mod entity;
 mod entity_ref;
-mod parts;
+mod error;
+mod history;
+mod idle;
+mod intent;
+mod kind;
+mod ledger;
+mod lifecycle;
 mod node;
+mod parts;
+mod settings;
+mod shard;
+mod shared;
+mod slot;
+#[doc(hidden)]
+pub mod testing;
 
 pub use codec::{CodecError, Payload, Schema, SchemaError, check_schemas};
 pub use command::{Command, decode_reply, encode_reply};
@@ -32,10 +150,12 @@ pub use event::{Event, Upcast};
 pub use golden::{golden, golden_command};
 
 pub use context::{Context, SideContext};
+pub use durable_state::{DurableState, Replace, Replaced};
 pub use effect::{Effect, Handle, Persist, Unanswered};
 pub use entity::{CommandSet, EventSourced};
 pub use entity_ref::{Ask, EntityRef};
 pub use error::{AskError, NodeError};
+pub use history::Recorded;
 pub use intent::SideError;
 pub use ledger::LedgerCounts;
 pub use node::{Node, NodeBuilder};

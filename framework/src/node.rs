@@ -3,10 +3,10 @@
 use std::{any::TypeId, collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use duractor_journal::{
-    Env, Journal, Limits, MemoryJournal, ShardId,
+    Env, Journal, LogConfig, LogJournal, ShardId,
     id::{DEFAULT_SHARDS, MAX_SHARDS, check_kind},
 };
-use duractor_snapshot::{MemorySnapshots, SnapshotStore};
+use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 
 use crate::{
     codec::check_schemas,
@@ -157,7 +157,11 @@ pub struct NodeBuilder {
 
 impl NodeBuilder {
     /// Adds a kind of entity.
-    pub fn register<E: EventSourced>(mut self, entity: E) -> Self {
+    pub fn register<E: EventSourced>(self, entity: E) -> Self {
+        self.register_arc(Arc::new(entity))
+    }
+
+    pub(crate) fn register_arc<E: EventSourced>(mut self, entity: Arc<E>) -> Self {
         let register: Registration = Box::new(move |shared| {
             let kind = Kind::new(entity, shared.clone());
             let idle_timeout = kind.settings().idle_timeout;
@@ -195,7 +199,7 @@ impl NodeBuilder {
     }
 
     /// How many commands may be accepted and unanswered on the node; beyond it,
-    /// [`AskError::Busy`](crate::AskError::Busy). 262 144 unless set.
+    /// [`AskError::NodeBusy`](crate::AskError::NodeBusy). 262 144 unless set.
     pub fn max_open(self, commands: u64) -> Self {
         Self { max_open: commands, ..self }
     }
@@ -246,11 +250,18 @@ impl NodeBuilder {
         tracing::debug!(dir = %self.dir.display(), "opening");
         let journal: Arc<dyn Journal> = match &self.journal {
             Some(journal) => journal.clone(),
-            None => MemoryJournal::new(self.shards, Limits::default()),
+            None => {
+                let mut config = LogConfig::new(self.dir.join("log"));
+                config.shards = self.shards;
+                LogJournal::open(config, self.env.clone()).await?
+            }
         };
         let snapshots: Arc<dyn SnapshotStore> = match &self.snapshots {
             Some(snapshots) => snapshots.clone(),
-            None => Arc::new(MemorySnapshots::new()),
+            None => {
+                let path = self.dir.join("snapshots.redb");
+                RedbSnapshots::open(path, SnapshotOptions::default(), self.env.clone()).await?
+            }
         };
         Ok((journal, snapshots))
     }

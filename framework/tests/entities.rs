@@ -1,5 +1,7 @@
 //! The plain way: ask, persist, commit, reply, and recover.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use common::*;
@@ -73,7 +75,8 @@ async fn stashed_commands_wait_and_then_go_first() {
     let world = World::new();
     let node = world.start_with(EntitySettings::default().stash(2)).await;
     let one = account(&node, "one");
-    let asks: Vec<_> = (0..3).map(|_| tokio::spawn(one.ask(WhenPositive {}).into_future())).collect();
+    let asks: Vec<_> =
+        (0..3).map(|_| tokio::spawn(one.ask(WhenPositive {}).into_future())).collect();
     one.ask(Get {}).await.unwrap();
     one.ask(Add { by: 7 }).await.unwrap();
     let mut answers = Vec::new();

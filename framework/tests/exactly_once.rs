@@ -1,5 +1,7 @@
 //! Commands with a request id take effect once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{future::IntoFuture, time::Duration};
@@ -13,7 +15,8 @@ async fn a_repeat_gets_the_first_reply_also_after_a_restart() {
     let world = World::new();
     let node = world.start().await;
     let one = account(&node, "one");
-    let add = |one: &duractor::EntityRef<Account>, by, id| one.ask(Add { by }).request_id(request(id));
+    let add =
+        |one: &duractor::EntityRef<Account>, by, id| one.ask(Add { by }).request_id(request(id));
     assert_eq!(add(&one, 2, "a").await.unwrap(), 2);
     assert_eq!(add(&one, 3, "b").await.unwrap(), 5);
     assert_eq!(add(&one, 2, "a").await.unwrap(), 2, "the first reply, not a new one");

@@ -1,5 +1,7 @@
 //! The speculative pipeline: many commands under way at once, and what happens when one is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::future::IntoFuture;

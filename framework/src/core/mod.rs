@@ -36,7 +36,7 @@ use crate::{
 
 /// What all entities of a kind decide by.
 pub(crate) struct Rules<E: EventSourced> {
-    pub(crate) entity: E,
+    pub(crate) entity: Arc<E>,
     pub(crate) settings: EntitySettings,
     pub(crate) limits: Limits,
     /// The events' names, made once.
@@ -44,7 +44,7 @@ pub(crate) struct Rules<E: EventSourced> {
 }
 
 impl<E: EventSourced> Rules<E> {
-    pub(crate) fn new(entity: E, limits: Limits) -> Self {
+    pub(crate) fn new(entity: Arc<E>, limits: Limits) -> Self {
         let settings = entity.settings();
         let names = E::Event::schemas().iter().map(|s| (s.name, s.name.into())).collect();
         Self { entity, settings, limits, names }
@@ -178,8 +178,7 @@ impl<E: EventSourced> Core<E> {
             self.hold(what, Some(envelope), Intent::default(), None);
             return (Decision::Held, unstashed);
         }
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
         let decision = match decided {
             Err(panic) => Decision::Crashed(envelope, panic_text(panic.as_ref())),
             Ok(Err(Halt::Crash(reason))) => Decision::Crashed(envelope, reason),
@@ -241,9 +240,10 @@ impl<E: EventSourced> Core<E> {
         if intent.stash && self.stash.len() >= rules.settings.stash {
             return Err(self.limit("stashed commands", rules.settings.stash));
         }
-        self.check_timers(&intent.after, &rules.settings)?;
+        let timers = self.check_timers(&intent.after, &rules.settings)?;
         if intent.events.is_empty() {
             envelope.settle(&self.state);
+            self.timers = timers.unwrap_or_else(|| mem::take(&mut self.timers));
             return Ok(Outcome { draft: None, intent, snapshot: None });
         }
         let events = mem::take(&mut intent.events);
@@ -254,6 +254,7 @@ impl<E: EventSourced> Core<E> {
         let last = self.seq();
         let request = self.remember(rules, now, envelope)?;
         let snapshot = if wanted { self.snapshot() } else { None };
+        self.timers = timers.unwrap_or_else(|| mem::take(&mut self.timers));
         let draft = Draft { expected, last, timestamp: now, request, events: encoded };
         Ok(Outcome { draft: Some((draft, bytes)), intent, snapshot })
     }
@@ -336,10 +337,14 @@ impl<E: EventSourced> Core<E> {
         }
     }
 
-    /// Refuses a command that would have too many timers, before anything is changed.
-    fn check_timers(&mut self, after: &After<E>, settings: &EntitySettings) -> Result<(), Halt> {
+    /// The timers that there will be, where the command changes them; refuses too many.
+    fn check_timers(
+        &self,
+        after: &After<E>,
+        settings: &EntitySettings,
+    ) -> Result<Option<BTreeSet<String>>, Halt> {
         if after.timers.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let mut timers = self.timers.clone();
         for change in &after.timers {
@@ -351,8 +356,7 @@ impl<E: EventSourced> Core<E> {
         if timers.len() > settings.timers {
             return Err(self.limit("timers", settings.timers));
         }
-        self.timers = timers;
-        Ok(())
+        Ok(Some(timers))
     }
 
     fn limit(&self, what: &'static str, limit: usize) -> Halt {

@@ -11,6 +11,9 @@ use crate::{
     intent::{After, BoxEnvelope},
 };
 
+/// Room for answers that an idle entity keeps.
+const IDLE_CAPACITY: usize = 4;
+
 /// A command that was handled.
 pub(crate) struct Held<E: EventSourced> {
     /// Everything up to this event must be committed.
@@ -109,7 +112,7 @@ impl<E: EventSourced> Pipeline<E> {
             _ => self.failed.as_ref().map(|first| aborted(first, &held.what)),
         };
         if self.entries.is_empty() {
-            self.entries.shrink_to(0);
+            self.entries.shrink_to(IDLE_CAPACITY);
         }
         Some(Released { held, error })
     }

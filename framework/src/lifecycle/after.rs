@@ -67,8 +67,7 @@ impl<E: EventSourced> Incarnation<E> {
 
     fn side(&self, side: Side, revision: Seq) {
         let Some(kinds) = self.slot.kind.shared.kinds.get() else { return };
-        let context =
-            SideContext { entity: self.slot.id.clone(), revision, kinds: kinds.clone() };
+        let context = SideContext { entity: self.slot.id.clone(), revision, kinds: kinds.clone() };
         let log = |context: &SideContext, error: &dyn std::fmt::Display| {
             let (entity, revision) = (&context.entity, context.revision);
             tracing::warn!(%entity, %revision, %error, "a side effect failed");

@@ -131,7 +131,7 @@ impl<E: EventSourced> Incarnation<E> {
                 self.core = Some(core);
                 let now = self.slot.kind.shared.millis(Instant::now());
                 self.slot.open(myself);
-                self.slot.kind.activated(&self.slot, self.generation, now);
+                self.slot.kind.activated(&self.slot, now);
                 Ok(())
             }
             Err(Halt::Quarantine(reason)) => {

@@ -9,9 +9,7 @@ use super::Halt;
 use crate::{entity::EventSourced, slot::Slot};
 
 /// Waits for leave. It lasts until the permit is dropped.
-pub(super) async fn acquire<E: EventSourced>(
-    slot: &Slot<E>,
-) -> Result<OwnedSemaphorePermit, Halt> {
+pub(super) async fn acquire<E: EventSourced>(slot: &Slot<E>) -> Result<OwnedSemaphorePermit, Halt> {
     let permit = slot.kind.shared.permits.clone().acquire_owned().await;
     permit.map_err(|_| Halt::Retry("the node takes no recoveries".to_owned()))
 }

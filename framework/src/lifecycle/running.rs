@@ -3,8 +3,6 @@
 //! Before: [`replay`](super::replay). Beside: [`persisting`](super::persisting), which takes what is
 //! to be written and brings back what became of it. Next: [`stopping`](super::stopping).
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use duractor_journal::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -33,7 +31,7 @@ impl<E: EventSourced> Incarnation<E> {
             match self.slot.next(self.has_room()) {
                 Work::Notices(notices) => self.resolve(notices),
                 Work::Command(envelope) => {
-                    self.slot.last_used.store(shared.millis(now), Relaxed);
+                    self.slot.usage.touch(shared.millis(now));
                     self.command(envelope, now, wall);
                 }
                 Work::Nothing => return self.rest(myself),

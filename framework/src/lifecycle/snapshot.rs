@@ -23,7 +23,12 @@ pub(super) async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>
     loop {
         let Some(snapshot) = read(slot, newest).await else {
             let window = Window::default();
-            return Ok(Box::new(Core::new(slot.id.clone(), E::State::default(), Seq::ZERO, window)));
+            return Ok(Box::new(Core::new(
+                slot.id.clone(),
+                E::State::default(),
+                Seq::ZERO,
+                window,
+            )));
         };
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             image::decode::<E>(

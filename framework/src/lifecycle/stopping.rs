@@ -121,7 +121,7 @@ mod tests {
         assert_eq!([middle(0), middle(1), middle(4), middle(5)], [100, 200, 1600, 3000]);
         assert_eq!(middle(u32::MAX), 3000);
         assert_eq!(backoff(&settings, 0, 0).as_millis(), 50);
-        assert_eq!(backoff(&settings, 0, u64::MAX).as_millis(), 149);
+        assert_eq!(backoff(&settings, 0, u64::MAX).as_millis(), 150);
         assert_eq!(backoff(&settings, 9, u64::MAX), max);
     }
 }

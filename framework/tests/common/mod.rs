@@ -1,5 +1,5 @@
 //! What the tests of the runtime share: an account, and a node in memory.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Event)]
 pub enum Moved {
-    Added { by: i64 },
+    Added {
+        by: i64,
+    },
     /// `apply` panics on it.
     Poison,
 }

@@ -67,6 +67,9 @@ impl Source {
     }
 }
 
+/// An entity's head, and the files that hold its events.
+pub(crate) type Found = (Head, Vec<(Source, Vec<Run>)>);
+
 /// All files, the oldest first. Never changed, only replaced.
 #[derive(Clone, Default)]
 pub(crate) struct FileSet {
@@ -84,11 +87,7 @@ impl FileSet {
 
     /// An entity's head, and its sources from the oldest on that hold events after the deleted
     /// ones, each with the runs that are known already.
-    pub(crate) fn find(
-        &self,
-        entity: &EntityId,
-        access: Access,
-    ) -> Result<(Head, Vec<(Source, Vec<Run>)>), Missed> {
+    pub(crate) fn find(&self, entity: &EntityId, access: Access) -> Result<Found, Missed> {
         let mut head = Head::default();
         let mut sources = Vec::new();
         let mut deleted = None;

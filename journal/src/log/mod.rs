@@ -1,11 +1,11 @@
 //! The segmented log: one per node, shared by all its shards.
 //!
-//! The way of an append, from top to bottom: [`journal`] checks it against [`heads`] and queues it;
-//! [`writer`] stamps its [`frame`], writes and syncs it with all others that wait, notes it in the
-//! segment's [`index`] ([`live`]) and tells the caller. [`read`] finds it again through [`files`].
-//! When the segment is full, [`maintain`] seals it ([`seal`], [`build`]) into a file that is sorted
-//! by entity and has an index on disk ([`sealed`]), and merges such files by [`policy`]. [`open`]
-//! finds out after a crash what there is, and [`scan`] where the log ends.
+//! The way of an append, from top to bottom: `journal` checks it against `heads` and queues it;
+//! `writer` stamps its `frame`, writes and syncs it with all others that wait, notes it in the
+//! segment's `index` (`live`) and tells the caller. `read` finds it again through `files`.
+//! When the segment is full, `maintain` seals it (`seal`, `build`) into a file that is sorted
+//! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `open`
+//! finds out after a crash what there is, and `scan` where the log ends.
 
 pub(crate) mod access;
 pub(crate) mod codec;

@@ -12,12 +12,14 @@
 //! that leaves or dies takes none with it: whether it may leave is decided under the slot's lock,
 //! and the next incarnation goes on with the same queue. A slot has at most one wake-up under way.
 
+mod ending;
+
 use std::{
     collections::VecDeque,
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -29,14 +31,14 @@ use crate::{
     core::Rules,
     entity::EventSourced,
     error::AskError,
-    idle::{Idle, Seen},
+    idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
     settings::EntitySettings,
-    shared::{AnyKind, Shared, ShardMessage},
+    shared::{ShardMessage, Shared},
 };
 
 /// Room for commands that an idle entity keeps.
-const IDLE_CAPACITY: usize = 0;
+const IDLE_CAPACITY: usize = 4;
 
 /// What an entity's actor is told. Small, because the rest is in the slot.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +73,8 @@ pub(crate) struct Kind<E: EventSourced> {
     pub(crate) rules: Rules<E>,
     pub(crate) shared: Arc<Shared>,
     /// Looked up; iterated only to close all, in the order of ids.
-    slots: DashMap<EntityId, Arc<Slot<E>>>,
-    active: AtomicUsize,
+    pub(crate) slots: DashMap<EntityId, Arc<Slot<E>>>,
+    pub(crate) active: AtomicUsize,
     idle: Mutex<Idle<Slot<E>>>,
 }
 
@@ -84,8 +86,8 @@ pub(crate) struct Slot<E: EventSourced> {
     /// Commands that wait or are under way, and tasks that work for the entity. Grows only under
     /// the lock.
     load: AtomicU32,
-    /// When commands were last handled, in milliseconds of [`Shared::millis`].
-    pub(crate) last_used: AtomicU64,
+    /// When commands were last handled, by [`Shared::millis`].
+    pub(crate) usage: Usage,
     /// Failures in a row.
     pub(crate) failures: AtomicU32,
 }
@@ -110,7 +112,7 @@ enum Phase {
 }
 
 impl<E: EventSourced> Kind<E> {
-    pub(crate) fn new(entity: E, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(entity: Arc<E>, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             rules: Rules::new(entity, shared.limits),
             shared,
@@ -124,101 +126,18 @@ impl<E: EventSourced> Kind<E> {
         &self.rules.settings
     }
 
-    /// Puts a command into its entity's mailbox.
-    pub(crate) fn offer(
-        self: &Arc<Self>,
-        id: &EntityId,
-        mut envelope: BoxEnvelope<E>,
-    ) -> Result<(), AskError> {
-        loop {
-            self.shared.check_open()?;
-            match self.slot(id).push(envelope)? {
-                None => return Ok(()),
-                // The slot was just given up: its place in the directory is free, or soon will be.
-                Some(again) => envelope = again,
-            }
-        }
-    }
-
-    fn slot(self: &Arc<Self>, id: &EntityId) -> Arc<Slot<E>> {
-        // Cloned out of the directory at once: nobody locks a slot while holding a directory lock.
-        if let Some(slot) = self.slots.get(id) {
-            return slot.clone();
-        }
-        self.slots.entry(id.clone()).or_insert_with(|| Slot::new(id, self)).clone()
-    }
-
-    /// The slot, if the entity has one.
-    pub(crate) fn find(&self, id: &EntityId) -> Option<Arc<Slot<E>>> {
-        self.slots.get(id).map(|slot| slot.clone())
-    }
-
-    pub(crate) fn remove(&self, slot: &Arc<Slot<E>>) {
-        self.slots.remove_if(&slot.id, |_, known| Arc::ptr_eq(known, slot));
-    }
-
-    /// How many entities are in memory.
-    pub(crate) fn active(&self) -> usize {
-        self.active.load(Relaxed)
-    }
-
-    /// An incarnation is ready: it can be made to leave from now on.
-    pub(crate) fn activated(&self, slot: &Arc<Slot<E>>, generation: u32, now: u64) {
-        slot.last_used.store(now, Relaxed);
-        self.idle().insert(now, Arc::downgrade(slot), generation);
-        if self.excess() > 0 {
-            self.evict(u64::MAX, now);
-        }
-    }
-
-    /// How many entities more than the limit are in memory.
-    fn excess(&self) -> usize {
-        let limit = self.settings().active_limit.unwrap_or(usize::MAX);
-        self.active.load(Relaxed).saturating_sub(limit)
-    }
-
-    /// Asks the entity that was idle longest, if it was since `limit`, to leave.
-    fn evict(&self, limit: u64, now: u64) -> bool {
-        let mut idle = self.idle();
-        let Some((slot, generation)) = idle.pop(limit, |slot, generation| slot.seen(generation))
-        else {
-            return false;
-        };
-        // It may refuse: it is looked at again like one that was used now.
-        idle.insert(now, Arc::downgrade(&slot), generation);
-        drop(idle);
-        slot.tell(generation, Note::Passivate);
-        true
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle<Slot<E>>> {
+    /// Nobody locks a slot while holding this.
+    pub(crate) fn idle(&self) -> MutexGuard<'_, Idle<Slot<E>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl<E: EventSourced> AnyKind for Kind<E> {
-    fn sweep(&self, now: u64) {
-        let timeout = self.settings().idle_timeout.as_millis() as u64;
-        if let Some(limit) = now.checked_sub(timeout) {
-            while self.evict(limit, now) {}
-        }
-        for _ in 0..self.excess() {
-            self.evict(u64::MAX, now);
-        }
-    }
-
-    /// Makes every entity finish, or refuse what it has not begun, and leave memory.
-    fn close_all(&self, refuse: bool) {
-        let mut slots: Vec<_> = self.slots.iter().map(|entry| entry.value().clone()).collect();
-        slots.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        for slot in slots {
-            slot.close(refuse);
-        }
+    fn remove(&self, slot: &Arc<Slot<E>>) {
+        self.slots.remove_if(&slot.id, |_, known| Arc::ptr_eq(known, slot));
     }
 }
 
 impl<E: EventSourced> Slot<E> {
-    fn new(id: &EntityId, kind: &Arc<Kind<E>>) -> Arc<Self> {
+    pub(crate) fn new(id: &EntityId, kind: &Arc<Kind<E>>) -> Arc<Self> {
         Arc::new(Self {
             id: id.clone(),
             kind: kind.clone(),
@@ -230,7 +149,7 @@ impl<E: EventSourced> Slot<E> {
                 notices: Vec::new(),
             }),
             load: AtomicU32::new(0),
-            last_used: AtomicU64::new(0),
+            usage: Usage::default(),
             failures: AtomicU32::new(0),
         })
     }
@@ -241,7 +160,7 @@ impl<E: EventSourced> Slot<E> {
     }
 
     /// Takes a command, and wakes or starts the entity. Gives it back where the slot was given up.
-    fn push(
+    pub(crate) fn push(
         self: &Arc<Self>,
         envelope: BoxEnvelope<E>,
     ) -> Result<Option<BoxEnvelope<E>>, AskError> {
@@ -256,8 +175,14 @@ impl<E: EventSourced> Slot<E> {
             _ => {}
         }
         // Under the lock: whoever closes all slots either finds this command or has closed before.
-        shared.check_open()?;
-        self.check_room()?;
+        if let Err(error) = shared.check_open().and_then(|()| self.check_room()) {
+            if matches!(inner.phase, Phase::Vacant) {
+                // Made for this command alone: keep nothing of what is refused.
+                inner.phase = Phase::Gone;
+                self.kind.remove(self);
+            }
+            return Err(error);
+        }
         self.load.fetch_add(1, Relaxed);
         shared.ledger.accept();
         inner.queue.push_back(envelope);
@@ -272,11 +197,14 @@ impl<E: EventSourced> Slot<E> {
 
     fn check_room(&self) -> Result<(), AskError> {
         let waiting = self.load.load(Relaxed) as usize;
-        let open = self.kind.shared.ledger.counts().open();
-        if waiting < self.kind.settings().mailbox && open < self.kind.shared.max_open {
-            return Ok(());
+        if waiting >= self.kind.settings().mailbox {
+            return Err(AskError::Busy { entity: self.id.clone(), waiting });
         }
-        Err(AskError::Busy { entity: self.id.clone(), waiting })
+        let open = self.kind.shared.ledger.counts().open();
+        if open >= self.kind.shared.max_open {
+            return Err(AskError::NodeBusy { open });
+        }
+        Ok(())
     }
 
     /// Begins the next incarnation.
@@ -340,11 +268,12 @@ impl<E: EventSourced> Slot<E> {
 
     /// Answers a command. It no longer counts against the mailbox.
     pub(crate) fn finish(&self, envelope: BoxEnvelope<E>) {
+        // First, so that a caller that asks again at once finds its place free.
+        self.load.fetch_sub(1, Relaxed);
         match envelope.send() {
             Some(sent) => self.kind.shared.ledger.finish(sent),
             None => tracing::error!(entity = %self.id, "a command was given no answer"),
         }
-        self.load.fetch_sub(1, Relaxed);
     }
 
     /// Refuses a command.
@@ -365,65 +294,9 @@ impl<E: EventSourced> Slot<E> {
         self.load.fetch_sub(1, Relaxed);
         self.kind.shared.leave();
     }
-
-    /// Leaves memory if there is nothing at all to do. The caller is the actor, and stops if so.
-    pub(crate) fn vacate_if_idle(self: &Arc<Self>) -> bool {
-        let mut inner = self.lock();
-        if self.load.load(Relaxed) > 0 || !inner.notices.is_empty() {
-            return false;
-        }
-        self.give_up(&mut inner);
-        true
-    }
-
-    /// Leaves memory if no command waits. The caller is the actor, and stops if so.
-    pub(crate) fn vacate_if_empty(self: &Arc<Self>) -> bool {
-        let mut inner = self.lock();
-        if !inner.queue.is_empty() || !inner.notices.is_empty() {
-            return false;
-        }
-        self.give_up(&mut inner);
-        true
-    }
-
-    /// Leaves memory now; commands that wait are for the next incarnation, which starts at once.
-    pub(crate) fn vacate(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        if inner.queue.is_empty() {
-            self.give_up(&mut inner);
-        } else {
-            self.start(&mut inner);
-        }
-    }
-
-    /// The stored events cannot be made into a state: nobody gets an answer from this entity.
-    pub(crate) fn quarantine(&self, reason: &str) {
-        let reason: Arc<str> = reason.into();
-        let queue = {
-            let mut inner = self.lock();
-            inner.phase = Phase::Quarantined(reason.clone());
-            mem::take(&mut inner.queue)
-        };
-        for envelope in queue {
-            let (entity, reason) = (self.id.clone(), reason.clone());
-            self.refuse(envelope, AskError::Quarantined { entity, reason });
-        }
-        self.deactivated();
-    }
-
-    fn give_up(self: &Arc<Self>, inner: &mut Inner<E>) {
-        inner.phase = Phase::Gone;
-        self.kind.remove(self);
-        self.deactivated();
-    }
-
-    fn deactivated(&self) {
-        self.kind.active.fetch_sub(1, Relaxed);
-        self.kind.shared.leave();
-    }
 }
 
-/// What happens to an entity from outside.
+/// What an entity is told from outside.
 impl<E: EventSourced> Slot<E> {
     /// Tells the actor something, if it is that of this generation.
     pub(crate) fn tell(&self, generation: u32, note: Note) -> bool {
@@ -434,66 +307,23 @@ impl<E: EventSourced> Slot<E> {
         }
     }
 
-    /// The actor of this generation died. True where another is to be started after a while.
-    pub(crate) fn died(self: &Arc<Self>, generation: u32) -> bool {
-        let mut inner = self.lock();
-        let alive = matches!(inner.phase, Phase::Starting | Phase::Active(_));
-        if !alive || inner.generation != generation {
-            return false;
-        }
-        inner.phase = Phase::Restarting;
-        true
+    /// Whether an incarnation runs or is being started.
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.lock().phase, Phase::Starting | Phase::Active(_))
     }
 
-    fn seen(&self, generation: u32) -> Seen {
-        let inner = self.lock();
-        match inner.phase {
-            Phase::Active(_) if inner.generation == generation => {
-                Seen::UsedAt(self.last_used.load(Relaxed))
-            }
-            _ => Seen::Gone,
+    /// Asks the actor to leave memory, if nothing is going on.
+    pub(crate) fn ask_to_leave(&self) {
+        if let Phase::Active(actor) = &self.lock().phase {
+            // It fails only where the actor has died.
+            let _ = actor.cast(Note::Passivate);
         }
     }
+}
 
-    /// The delay is over.
-    pub(crate) fn restart(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        match inner.phase {
-            Phase::Restarting if inner.queue.is_empty() => self.give_up(&mut inner),
-            Phase::Restarting => self.start(&mut inner),
-            _ => {}
-        }
-    }
-
-    /// Ends a quarantine. False where there is none.
-    pub(crate) fn release(self: &Arc<Self>) -> bool {
-        let mut inner = self.lock();
-        let quarantined = matches!(inner.phase, Phase::Quarantined(_));
-        if quarantined {
-            inner.phase = Phase::Gone;
-            self.kind.remove(self);
-        }
-        quarantined
-    }
-
-    /// The node takes no more commands: finish and leave. With `refuse`, and where no actor is there
-    /// to finish them, the commands that wait are refused.
-    pub(crate) fn close(self: &Arc<Self>, refuse: bool) {
-        let mut inner = self.lock();
-        let restarting = matches!(inner.phase, Phase::Restarting);
-        let refused = if refuse || restarting { mem::take(&mut inner.queue) } else { VecDeque::new() };
-        match inner.phase {
-            Phase::Restarting => self.give_up(&mut inner),
-            Phase::Quarantined(_) => {
-                inner.phase = Phase::Gone;
-                self.kind.remove(self);
-            }
-            _ => inner.wake(),
-        }
-        drop(inner);
-        for envelope in refused {
-            self.refuse(envelope, self.kind.shared.refusal().unwrap_or(AskError::ShuttingDown));
-        }
+impl<E: EventSourced> Used for Slot<E> {
+    fn usage(&self) -> &Usage {
+        &self.usage
     }
 }
 

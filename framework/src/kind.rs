@@ -1,0 +1,93 @@
+//! All entities of one kind on a node: finding them, and keeping few enough of them in memory.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use duractor_journal::EntityId;
+
+use crate::{
+    entity::EventSourced,
+    error::AskError,
+    intent::BoxEnvelope,
+    shared::AnyKind,
+    slot::{Kind, Slot},
+};
+
+impl<E: EventSourced> Kind<E> {
+    /// Puts a command into its entity's mailbox.
+    pub(crate) fn offer(
+        self: &Arc<Self>,
+        id: &EntityId,
+        mut envelope: BoxEnvelope<E>,
+    ) -> Result<(), AskError> {
+        loop {
+            self.shared.check_open()?;
+            match self.slot(id).push(envelope)? {
+                None => return Ok(()),
+                // The slot was just given up: its place in the directory is free, or soon will be.
+                Some(again) => envelope = again,
+            }
+        }
+    }
+
+    fn slot(self: &Arc<Self>, id: &EntityId) -> Arc<Slot<E>> {
+        // Cloned out of the directory at once: nobody locks a slot while holding a directory lock.
+        if let Some(slot) = self.slots.get(id) {
+            return slot.clone();
+        }
+        self.slots.entry(id.clone()).or_insert_with(|| Slot::new(id, self)).clone()
+    }
+
+    /// The slot, if the entity has one.
+    pub(crate) fn find(&self, id: &EntityId) -> Option<Arc<Slot<E>>> {
+        self.slots.get(id).map(|slot| slot.clone())
+    }
+
+    /// How many entities are in memory.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Relaxed)
+    }
+
+    /// An incarnation is ready: it can be made to leave from now on.
+    pub(crate) fn activated(&self, slot: &Arc<Slot<E>>, now: u64) {
+        slot.usage.touch(now);
+        self.idle().insert(now, slot.clone());
+        if self.excess() > 0 {
+            self.evict(u64::MAX, now);
+        }
+    }
+
+    /// How many entities more than the limit are in memory.
+    fn excess(&self) -> usize {
+        let limit = self.settings().active_limit.unwrap_or(usize::MAX);
+        self.active.load(Relaxed).saturating_sub(limit)
+    }
+
+    /// Asks the entity that was idle longest, if it was since `limit`, to leave. False where there is
+    /// none.
+    fn evict(&self, limit: u64, now: u64) -> bool {
+        let longest = self.idle().longest(limit, now);
+        longest.inspect(|slot| slot.ask_to_leave()).is_some()
+    }
+}
+
+impl<E: EventSourced> AnyKind for Kind<E> {
+    fn sweep(&self, now: u64) {
+        // At least 1, so that an entity that is put back under `now` is not found again at once.
+        let timeout = (self.settings().idle_timeout.as_millis() as u64).max(1);
+        if let Some(limit) = now.checked_sub(timeout) {
+            while self.evict(limit, now) {}
+        }
+        for _ in 0..self.excess() {
+            self.evict(u64::MAX, now);
+        }
+    }
+
+    /// Makes every entity finish, or refuse what it has not begun, and leave memory.
+    fn close_all(&self, refuse: bool) {
+        let mut slots: Vec<_> = self.slots.iter().map(|entry| entry.value().clone()).collect();
+        slots.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        for slot in slots {
+            slot.close(refuse);
+        }
+    }
+}
