@@ -174,7 +174,7 @@ async fn write(
 async fn entities(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Measured), Failure> {
     let count = args.entities.unwrap_or(DEFAULT_ENTITIES);
     let settings = EntitySettings::default().mailbox(writers.max(1024));
-    let (node, _) = entity::start(dir, settings).await?;
+    let node = entity::start(dir, settings).await?;
     let entities = entity::references(&node, count)?;
     entity::ask_each(entities.iter().cloned(), 256, 0, || {}).await?;
     let data = load::payload(args.event_bytes);

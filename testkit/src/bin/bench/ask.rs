@@ -20,7 +20,7 @@ pub(crate) async fn run(run: &Run, args: &Ask) -> Result<(), Failure> {
         let dir = run.new_folder()?;
         let before = run.probe(0).await?;
         let settings = EntitySettings::default().mailbox(callers.max(1024));
-        let (node, _) = entity::start(&dir, settings).await?;
+        let node = entity::start(&dir, settings).await?;
         let entities = entity::references(&node, args.entities)?;
         entity::ask_each(entities.iter().cloned(), 256, 0, || {}).await?;
 

@@ -7,8 +7,7 @@ use duractor::{
     AskError, Command, Context, Effect, EntityRef, EntitySettings, Event, EventSourced, Handle,
     Node, Persist,
 };
-use duractor_journal::{Env, LogConfig, LogJournal, NewEvent};
-use duractor_snapshot::{RedbSnapshots, SnapshotOptions};
+use duractor_journal::NewEvent;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
@@ -75,22 +74,9 @@ impl Handle<Count> for Notes {
     }
 }
 
-/// A node in a folder, and its log.
-pub(crate) async fn start(
-    dir: &Path,
-    settings: EntitySettings,
-) -> Result<(Node, Arc<LogJournal>), Failure> {
-    let env = Env::production();
-    let journal = LogJournal::open(LogConfig::new(log_dir(dir)), env.clone()).await?;
-    let snapshots =
-        RedbSnapshots::open(dir.join("snapshots.redb"), SnapshotOptions::default(), env).await?;
-    let node = Node::builder(dir)
-        .journal(journal.clone())
-        .snapshots(snapshots)
-        .register(Notes { settings })
-        .start()
-        .await?;
-    Ok((node, journal))
+/// A node in a folder.
+pub(crate) async fn start(dir: &Path, settings: EntitySettings) -> Result<Node, Failure> {
+    Ok(Node::builder(dir).register(Notes { settings }).start().await?)
 }
 
 /// Where a node's log is.

@@ -34,7 +34,7 @@ pub(crate) async fn run(run: &Run, args: &Recover) -> Result<(), Failure> {
         let before = run.probe(args.event_bytes).await?;
         system::fill_cache(&log_dir)?;
         let starting = Instant::now();
-        let (node, _) = entity::start(&dir, EntitySettings::default()).await?;
+        let node = entity::start(&dir, EntitySettings::default()).await?;
         let start_ms = starting.elapsed().as_secs_f64() * 1e3;
 
         let bar = run.progress("recover", Some(args.entities as u64));

@@ -23,7 +23,7 @@ pub(crate) async fn run(run: &Run, args: &Soak) -> Result<(), Failure> {
         .idle_timeout(Duration::from_millis(args.idle_ms))
         .active_limit((args.entities / 10).max(1))
         .snapshot_every(100);
-    let (node, journal) = entity::start(&dir, settings).await?;
+    let node = entity::start(&dir, settings).await?;
     let latency = Arc::new(Latency::new()?);
     let time = Duration::from_secs_f64(args.seconds);
     let (began, end) = (Instant::now(), Instant::now() + time);
@@ -50,7 +50,7 @@ pub(crate) async fn run(run: &Run, args: &Soak) -> Result<(), Failure> {
         done??;
     }
     let rate = latency.total().count as f64 / began.elapsed().as_secs_f64();
-    let log_mib = journal.usage().bytes >> 20;
+    let log_mib = system::folder_bytes(&entity::log_dir(&dir))? >> 20;
     node.shutdown().await;
     let probe = before.and(run.probe(args.event_bytes).await?);
     std::fs::remove_dir_all(&dir)?;

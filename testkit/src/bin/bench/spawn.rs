@@ -42,7 +42,7 @@ pub(crate) async fn run(run: &Run, args: &Spawn) -> Result<(), Failure> {
 /// Prints the seconds that it took, by how many bytes memory grew, and how many it is.
 pub(crate) async fn child(dir: &Path, entities: usize) -> Result<(), Failure> {
     let settings = EntitySettings::default().idle_timeout(Duration::from_secs(3600));
-    let (node, _) = entity::start(dir, settings).await?;
+    let node = entity::start(dir, settings).await?;
     let some = |from, to: usize| {
         let node = node.clone();
         (from..to).map_while(move |i: usize| node.entity::<Notes>(&i.to_string()).ok())

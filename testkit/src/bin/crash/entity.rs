@@ -7,7 +7,6 @@ use duractor::{
     Persist, RequestId,
 };
 use duractor_journal::{Env, LogJournal};
-use duractor_snapshot::{RedbSnapshots, SnapshotOptions};
 use duractor_testkit::Rng;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -86,10 +85,7 @@ impl Handle<Values> for Register {
 }
 
 async fn start(dir: &Path, folder_seed: u64) -> Result<Node, Failure> {
-    let env = Env::production();
-    let journal = LogJournal::open(log_config(dir, folder_seed), env.clone()).await?;
-    let path = dir.join("snapshots.redb");
-    let snapshots = RedbSnapshots::open(path, SnapshotOptions::default(), env).await?;
+    let journal = LogJournal::open(log_config(dir, folder_seed), Env::production()).await?;
     let mut rng = Rng::new(folder_seed);
     let mut settings = EntitySettings::default()
         // More than a folder sees: every repeat is recognised.
@@ -98,8 +94,7 @@ async fn start(dir: &Path, folder_seed: u64) -> Result<Node, Failure> {
     if rng.chance(0.8) {
         settings = settings.snapshot_every(50 + rng.below(200));
     }
-    let builder = Node::builder(dir).journal(journal).snapshots(snapshots);
-    Ok(builder.register(Register { settings }).start().await?)
+    Ok(Node::builder(dir).journal(journal).register(Register { settings }).start().await?)
 }
 
 fn references(node: &Node) -> Result<Arc<[EntityRef<Register>]>, Failure> {
