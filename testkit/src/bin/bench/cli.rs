@@ -10,8 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// a second this disk completes a small write followed by fdatasync, one after the other, into one
 /// file that was filled with zeros before. Each write has the size of one frame of the benchmark
 /// (event bytes + 64) and goes right behind the one before it, as the log's own writes do. It is
-/// measured for a while before and after each result, and the mean is taken. `ratio` is the
-/// result's rate over it: 1.0 means once per fdatasync.
+/// measured for a while before and after each result, and the mean is taken; `fdatasync_p50_us` is
+/// the median of one. `ratio` is the result's rate over `fdatasync_per_s`: 1.0 means once per
+/// fdatasync.
 ///
 /// Disks and neighbours drift: compare ratios of one run, and measure on a quiet machine.
 #[derive(Debug, Parser)]

@@ -13,11 +13,10 @@ use tokio::time::Instant;
 /// Bytes of the file that is written to, again from its start where it is full.
 const FILE_BYTES: u64 = 16 << 20;
 
-/// Writes and syncs that were made, and how long they took.
-#[derive(Debug, Clone, Copy, Default)]
+/// How long each write with its sync took.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Probe {
-    syncs: u64,
-    time: Duration,
+    took: Vec<Duration>,
 }
 
 impl Probe {
@@ -33,28 +32,38 @@ impl Probe {
         }
         file.sync_all()?;
         let data = vec![0x5a; bytes.clamp(1, FILE_BYTES as usize)];
-        let (began, mut syncs, mut offset) = (Instant::now(), 0, 0);
-        while began.elapsed() < time {
+        let (mut took, mut offset) = (Vec::new(), 0);
+        let (began, mut before) = (Instant::now(), Instant::now());
+        while before - began < time {
             if offset + data.len() as u64 > FILE_BYTES {
                 offset = 0;
             }
             file.write_all_at(&data, offset)?;
             file.sync_data()?;
             offset += data.len() as u64;
-            syncs += 1;
+            let now = Instant::now();
+            took.push(now - before);
+            before = now;
         }
-        let time = began.elapsed();
         fs::remove_file(&path)?;
-        Ok(Self { syncs, time })
+        Ok(Self { took })
     }
 
     /// Both together.
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self { syncs: self.syncs + other.syncs, time: self.time + other.time }
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.took.extend(other.took);
+        self
     }
 
     /// Syncs a second.
-    pub(crate) fn per_second(self) -> f64 {
-        self.syncs as f64 / self.time.as_secs_f64().max(f64::EPSILON)
+    pub(crate) fn per_second(&self) -> f64 {
+        let time: Duration = self.took.iter().sum();
+        self.took.len() as f64 / time.as_secs_f64().max(f64::EPSILON)
+    }
+
+    /// How long half of them took at most, in microseconds.
+    pub(crate) fn p50_us(mut self) -> f64 {
+        self.took.sort_unstable();
+        self.took.get(self.took.len() / 2).map_or(0.0, |took| took.as_secs_f64() * 1e6)
     }
 }

@@ -105,7 +105,10 @@ impl Run {
     /// Prints a result, with the disk's raw rate and the ratio of the result's rate to it.
     pub(crate) fn print(&self, row: Row, rate: f64, probe: Probe) -> io::Result<()> {
         let raw = probe.per_second();
-        let row = row.number("fdatasync_per_s", raw).number("ratio", rate / raw.max(f64::EPSILON));
+        let row = row
+            .number("fdatasync_per_s", raw)
+            .number("fdatasync_p50_us", probe.p50_us())
+            .number("ratio", rate / raw.max(f64::EPSILON));
         self.report.lock().unwrap_or_else(PoisonError::into_inner).print(&row)
     }
 
