@@ -163,7 +163,7 @@ pub use settings::EntitySettings;
 
 pub use duractor_derive::{Command, Event, Payload};
 pub use duractor_journal::{
-    Effect as TookEffect, EntityId, Env, Journal, RequestId, Seq, Timestamp,
+    Effect as TookEffect, EntityId, Env, Journal, JournalError, RequestId, Seq, Timestamp,
 };
 pub use duractor_snapshot::SnapshotStore;
 

@@ -7,11 +7,14 @@
 //! | [`rng`] | random numbers that follow from a seed |
 //! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
+//! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
 
 pub mod disk;
+pub mod entity;
 pub mod env;
 pub mod rng;
 
 pub use disk::{DiskFaults, Fault, Keep, Op, Rule, SimDisk};
+pub use entity::EntityTestKit;
 pub use env::{SimEnv, run_sim};
 pub use rng::Rng;
