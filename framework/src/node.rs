@@ -104,7 +104,6 @@ impl Node {
         }
         // Ends the entities that are left; they answer their callers on the way.
         let _ = self.root.stop_and_wait(None, None).await;
-        self.shared.failing.notify_one();
         self.shared.journal.shutdown().await;
         self.shared.snapshots.shutdown().await;
         tracing::info!(ledger = ?self.ledger(), "the node is shut down");
@@ -117,7 +116,6 @@ impl Node {
     pub async fn kill(&self) {
         self.shared.close();
         let _ = self.root.kill_and_wait(None).await;
-        self.shared.failing.notify_one();
         self.close_all(true);
     }
 
