@@ -38,6 +38,11 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
 
     fn options(&self) -> &Options;
 
+    /// Whether an entity that handles it is not idle.
+    fn is_use(&self) -> bool {
+        true
+    }
+
     /// Runs the handler. May panic, as the handler is the user's.
     fn handle(&mut self, entity: &E, state: &E::State, context: &Context) -> Intent<E>;
 

@@ -141,6 +141,7 @@ mod settings;
 mod shard;
 mod shared;
 mod slot;
+mod task;
 #[doc(hidden)]
 pub mod testing;
 
@@ -163,7 +164,7 @@ pub use settings::EntitySettings;
 
 pub use duractor_derive::{Command, Event, Payload};
 pub use duractor_journal::{
-    Effect as TookEffect, EntityId, Env, Journal, RequestId, Seq, Timestamp,
+    Effect as TookEffect, EntityId, Env, Journal, JournalError, RequestId, Seq, Timestamp,
 };
 pub use duractor_snapshot::SnapshotStore;
 

@@ -28,7 +28,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// A running node. Cheap to clone; all clones are the same node.
 ///
 /// Call [`shutdown`](Node::shutdown) before the process ends: it finishes what was accepted. A
-/// process that dies without it loses nothing that was acknowledged.
+/// process that dies without it loses nothing that was acknowledged. Dropping a node does not stop
+/// it.
 #[derive(Clone)]
 pub struct Node {
     shared: Arc<Shared>,
@@ -222,28 +223,20 @@ impl NodeBuilder {
         self.kinds.iter().try_for_each(|entry| (entry.check)())?;
 
         let (journal, snapshots) = self.stores().await?;
-        let shared = Shared::new(self.env, journal, snapshots, self.recoveries, self.max_open);
-        let mut kinds: Kinds = HashMap::new();
-        let mut all = Vec::new();
-        let mut sweep = SWEEP;
-        for entry in self.kinds {
-            let Registered { typed, any, idle_timeout } = (entry.register)(&shared);
-            kinds.insert(entry.id, typed);
-            all.push(any);
-            sweep = sweep.min(idle_timeout / 4).max(Duration::from_millis(10));
+        let shared = Shared::new(
+            self.env,
+            journal.clone(),
+            snapshots.clone(),
+            self.recoveries,
+            self.max_open,
+        );
+        let started = assemble(shared, self.kinds, self.shutdown_timeout).await;
+        if started.is_err() {
+            // Whoever tries again must find the folder free.
+            journal.shutdown().await;
+            snapshots.shutdown().await;
         }
-        let (kinds, all) = (Arc::new(kinds), Arc::new(all));
-        let root = start_root(shared.clone(), all.clone(), sweep).await?;
-        let mut shards = Vec::new();
-        for shard in 0..shared.journal.shards() {
-            let epoch = shared.journal.claim(ShardId(shard)).await?;
-            shards.push(Shard { actor: start_shard(&root).await?, epoch });
-        }
-        // Both are set here alone.
-        let _ = shared.shards.set(shards);
-        let _ = shared.kinds.set(Arc::downgrade(&kinds));
-        tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
-        Ok(Node { shared, kinds, all, root, shutdown_timeout: self.shutdown_timeout })
+        started
     }
 
     async fn stores(&self) -> Result<(Arc<dyn Journal>, Arc<dyn SnapshotStore>), NodeError> {
@@ -260,11 +253,60 @@ impl NodeBuilder {
             Some(snapshots) => snapshots.clone(),
             None => {
                 let path = self.dir.join("snapshots.redb");
-                RedbSnapshots::open(path, SnapshotOptions::default(), self.env.clone()).await?
+                let opened =
+                    RedbSnapshots::open(path, SnapshotOptions::default(), self.env.clone()).await;
+                match opened {
+                    Ok(snapshots) => snapshots,
+                    Err(error) => {
+                        journal.shutdown().await;
+                        return Err(error.into());
+                    }
+                }
             }
         };
         Ok((journal, snapshots))
     }
+}
+
+/// Starts the actors over open stores, and claims all shards.
+async fn assemble(
+    shared: Arc<Shared>,
+    entries: Vec<Entry>,
+    shutdown_timeout: Duration,
+) -> Result<Node, NodeError> {
+    let mut kinds: Kinds = HashMap::new();
+    let mut all = Vec::new();
+    let mut sweep = SWEEP;
+    for entry in entries {
+        let Registered { typed, any, idle_timeout } = (entry.register)(&shared);
+        kinds.insert(entry.id, typed);
+        all.push(any);
+        sweep = sweep.min(idle_timeout / 4).max(Duration::from_millis(10));
+    }
+    let (kinds, all) = (Arc::new(kinds), Arc::new(all));
+    let root = start_root(shared.clone(), all.clone(), sweep).await?;
+    let shards = match start_shards(&shared, &root).await {
+        Ok(shards) => shards,
+        Err(error) => {
+            let _ = root.stop_and_wait(None, None).await;
+            shared.failing.notify_one();
+            return Err(error);
+        }
+    };
+    // Both are set here alone.
+    let _ = shared.shards.set(shards);
+    let _ = shared.kinds.set(Arc::downgrade(&kinds));
+    tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
+    Ok(Node { shared, kinds, all, root, shutdown_timeout })
+}
+
+async fn start_shards(shared: &Shared, root: &Root) -> Result<Vec<Shard>, NodeError> {
+    let mut shards = Vec::new();
+    for shard in 0..shared.journal.shards() {
+        let epoch = shared.journal.claim(ShardId(shard)).await?;
+        shards.push(Shard { actor: start_shard(root).await?, epoch });
+    }
+    Ok(shards)
 }
 
 /// Checks the names of a kind, its events and its commands.

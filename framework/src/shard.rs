@@ -10,6 +10,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use crate::{
     error::NodeError,
     shared::{AnyKind, ShardMessage, Shared, Spawned, Startable},
+    task::AbortOnDrop,
 };
 
 /// Spawns the actors of a shard's entities and restarts them.
@@ -82,26 +83,31 @@ struct RootActor {
 
 impl Actor for RootActor {
     type Msg = RootMessage;
-    type State = ();
+    /// Waits for the node to fail.
+    type State = AbortOnDrop;
     type Arguments = Duration;
 
-    async fn pre_start(&self, myself: Root, sweep: Duration) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: Root,
+        sweep: Duration,
+    ) -> Result<AbortOnDrop, ActorProcessingErr> {
         let shared = self.shared.clone();
         let watcher = myself.clone();
-        ractor::concurrency::spawn(async move {
+        let watching = tokio::spawn(async move {
             shared.failing.notified().await;
             // The actor is gone only where the node is down already.
             let _ = watcher.cast(RootMessage::Failed);
         });
         myself.send_interval(sweep, || RootMessage::Sweep);
-        Ok(())
+        Ok(AbortOnDrop::new(&watching))
     }
 
     async fn handle(
         &self,
         _: Root,
         message: RootMessage,
-        (): &mut (),
+        _: &mut AbortOnDrop,
     ) -> Result<(), ActorProcessingErr> {
         let now = self.shared.millis(tokio::time::Instant::now());
         for kind in self.kinds.iter() {
@@ -117,7 +123,7 @@ impl Actor for RootActor {
         &self,
         _: Root,
         event: SupervisionEvent,
-        (): &mut (),
+        _: &mut AbortOnDrop,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(_, error) = event {
             self.shared.fail(&format!("a shard's actor failed: {error}"));

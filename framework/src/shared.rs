@@ -86,7 +86,7 @@ pub(crate) struct Shared {
     busy: AtomicUsize,
     /// Woken when `busy` falls to 0.
     quiet: Notify,
-    /// Woken once when the node fails.
+    /// Woken once: when the node fails, or is down.
     pub(crate) failing: Notify,
 }
 

@@ -20,7 +20,7 @@ use crate::{
 
 /// Reads the state by a closure that comes to the entity as a command does: after the commands
 /// before it, and the answer waits for the commit of what it saw. It starts an entity that is not in
-/// memory.
+/// memory, and does not count as use of one that is.
 ///
 /// # Errors
 /// As a command.
@@ -75,6 +75,10 @@ where
 
     fn options(&self) -> &Options {
         &self.options
+    }
+
+    fn is_use(&self) -> bool {
+        false
     }
 
     fn handle(&mut self, _: &E, state: &E::State, context: &Context) -> Intent<E> {

@@ -160,3 +160,33 @@ async fn too_large_an_event_is_refused_and_the_entity_goes_on() {
     assert_eq!(one.ask(AddMany { each: vec![1; 3] }).await.unwrap(), Ok(3));
     finish(node).await;
 }
+
+/// The real log and the real snapshot store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_keeps_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = EntitySettings::default().snapshot_every(10).delete_events(true);
+    let start = || {
+        let account = Account { settings: settings.clone() };
+        duractor::Node::builder(dir.path()).register(account).start()
+    };
+    for round in 0..3i64 {
+        let node = start().await.unwrap();
+        assert!(start().await.is_err(), "one node at a time");
+        let mut asks = Vec::new();
+        for key in 0..20 {
+            let entity = account(&node, &format!("k{key}"));
+            assert_eq!(entity.ask(Get {}).await.unwrap(), round * 15);
+            for n in 0..15 {
+                let id = request(&format!("{round}-{n}"));
+                asks.push(tokio::spawn(entity.ask(Add { by: 1 }).request_id(id).into_future()));
+            }
+            let again = entity.ask(Add { by: 1 }).request_id(request("0-3")).await.unwrap();
+            assert_eq!(again, 4, "the first reply, whatever was deleted since");
+        }
+        for ask in asks {
+            ask.await.unwrap().unwrap();
+        }
+        finish(node).await;
+    }
+}

@@ -8,12 +8,15 @@
 //! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
 //! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
+//! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
 
 pub mod consistency;
 pub mod disk;
+pub mod entity;
 pub mod env;
 pub mod rng;
 
 pub use disk::{DiskFaults, Fault, Keep, Op, Rule, SimDisk};
+pub use entity::EntityTestKit;
 pub use env::{SimEnv, run_sim};
 pub use rng::Rng;

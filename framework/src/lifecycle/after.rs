@@ -9,7 +9,6 @@ use bytes::Bytes;
 use duractor_journal::Seq;
 use duractor_snapshot::{Retention, Snapshot};
 use futures_util::FutureExt;
-use tokio::task::AbortHandle;
 
 use super::Incarnation;
 use crate::{
@@ -17,22 +16,14 @@ use crate::{
     entity::EventSourced,
     intent::{After, BoxEnvelope, Side, TimerChange, panic_text},
     slot::{Note, Slot},
+    task::AbortOnDrop,
 };
 
 /// A timer that is running.
 pub(super) struct Timer<E: EventSourced> {
     name: String,
     command: BoxEnvelope<E>,
-    _task: Abort,
-}
-
-/// A task that ends with this value.
-struct Abort(AbortHandle);
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    _task: AbortOnDrop,
 }
 
 /// Counts as work of the entity while it lives.
@@ -105,7 +96,7 @@ impl<E: EventSourced> Incarnation<E> {
             tokio::time::sleep(after).await;
             slot.tell(generation, Note::Timer(number));
         };
-        let task = Abort(tokio::spawn(fire).abort_handle());
+        let task = AbortOnDrop::new(&tokio::spawn(fire));
         self.timers.insert(number, Timer { name, command, _task: task });
     }
 

@@ -31,7 +31,9 @@ impl<E: EventSourced> Incarnation<E> {
             match self.slot.next(self.has_room()) {
                 Work::Notices(notices) => self.resolve(notices),
                 Work::Command(envelope) => {
-                    self.slot.usage.touch(shared.millis(now));
+                    if envelope.is_use() {
+                        self.slot.usage.touch(shared.millis(now));
+                    }
                     self.command(envelope, now, wall);
                 }
                 Work::Nothing => return self.rest(myself),

@@ -1,0 +1,51 @@
+//! The server as a child process: started, killed, started again on the same folder.
+
+use std::{env, io, net::SocketAddr, path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// How long a server may take to start.
+const START: Duration = Duration::from_secs(30);
+
+/// A running server. Killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Open as long as the server is, which may write to it.
+    _stdout: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts this program's `serve` on a free port and waits until it listens.
+    pub(crate) async fn start(data: &Path) -> Result<Self, String> {
+        let program = env::current_exe().map_err(|error| error.to_string())?;
+        let level = env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+        let mut child = Command::new(program)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .env("RUST_LOG", level)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("the server does not start: {error}"))?;
+        let stdout = child.stdout.take().ok_or("the server has no output")?;
+        let (mut stdout, mut line) = (BufReader::new(stdout), String::new());
+        let read = timeout(START, stdout.read_line(&mut line)).await;
+        read.map_err(|_| format!("the server is not up within {START:?}"))?
+            .map_err(|error| error.to_string())?;
+        let address = line.trim().strip_prefix("listening on http://");
+        let address = address.and_then(|address| address.parse().ok());
+        let address = address.ok_or("the server ended before it listened")?;
+        Ok(Self { child, _stdout: stdout, address })
+    }
+
+    /// Kills it with SIGKILL, which no process can catch, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> io::Result<()> {
+        self.child.kill().await
+    }
+}

@@ -1,0 +1,262 @@
+//! Orders over HTTP: each request is one command to one order.
+
+use axum::{
+    Json, Router,
+    extract::{
+        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
+        rejection::QueryRejection,
+    },
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use duractor::{Command, EntityRef, Env, Handle, Node, RequestId, Seq};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::{
+    domain::{
+        AddLine, Cancel, Line, Order, OrderEvent, OrderReply, Orders, Pay, Place, Read, RemoveLine,
+        Ship, Status,
+    },
+    error::ApiError,
+};
+
+/// Largest body of a request, in bytes: the largest order fits in it.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Most events in one answer of an order's history.
+pub const MAX_HISTORY: u64 = 1000;
+
+/// All routes, served by the orders of this node.
+pub fn router(node: Node) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/orders", post(place))
+        .route("/orders/{id}", get(read))
+        .route("/orders/{id}/history", get(history))
+        .route("/orders/{id}/lines", post(command::<AddLine>))
+        .route("/orders/{id}/lines/{sku}", delete(remove_line))
+        .route("/orders/{id}/pay", post(command::<Pay>))
+        .route("/orders/{id}/ship", post(command::<Ship>))
+        .route("/orders/{id}/cancel", post(command::<Cancel>))
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not-found", "no such resource"))
+        .method_not_allowed_fallback(async || {
+            let text = "the resource does not take this method";
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", text)
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(node)
+}
+
+/// An order as it is shown.
+#[derive(Serialize)]
+struct View<'a> {
+    id: &'a str,
+    customer: &'a str,
+    status: Status,
+    lines: &'a [Line],
+    total_cents: u64,
+}
+
+fn view(code: StatusCode, id: &str, order: &Order) -> Response {
+    let Order { customer, status, lines } = order;
+    let total_cents = order.total_cents();
+    (code, Json(View { id, customer, status: *status, lines, total_cents })).into_response()
+}
+
+/// The order that a request is about, and the request's idempotency key.
+struct Target {
+    order: EntityRef<Orders>,
+    key: Key,
+}
+
+impl Target {
+    /// Asks the order. With a key, the framework carries the command out once: a repeat gets the
+    /// answer that the first one got, also if the server was killed in between.
+    async fn ask<C>(self, command: C) -> Result<Order, ApiError>
+    where
+        C: Command<Reply = OrderReply>,
+        Orders: Handle<C>,
+    {
+        let mut ask = self.order.ask(command);
+        if let Key(Some(id)) = self.key {
+            ask = ask.request_id(id);
+        }
+        // Two kinds of failure: the framework's, and the order's own refusal.
+        Ok(ask.await??)
+    }
+}
+
+impl FromRequestParts<Node> for Target {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Node) -> Result<Self, ApiError> {
+        /// Any path with an order's id in it.
+        #[derive(Deserialize)]
+        struct Named {
+            id: String,
+        }
+        let Path(Named { id }) = Path::from_request_parts(parts, node).await?;
+        let key = Key::from_request_parts(parts, node).await?;
+        Ok(Target { order: node.entity(&id)?, key })
+    }
+}
+
+/// The header `Idempotency-Key`, where the request has one: the command's request id.
+struct Key(Option<RequestId>);
+
+impl FromRequestParts<Node> for Key {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Node) -> Result<Self, ApiError> {
+        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Key(None)) };
+        let text =
+            value.to_str().map_err(|_| ApiError::bad_key("only visible ASCII is allowed"))?;
+        let id = RequestId::new(text).map_err(|error| ApiError::bad_key(&error.to_string()))?;
+        Ok(Key(Some(id)))
+    }
+}
+
+/// A JSON body, with our errors in place of axum's.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Node> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, node: &Node) -> Result<Self, ApiError> {
+        let Json(value) = Json::from_request(request, node).await?;
+        Ok(Body(value))
+    }
+}
+
+/// `POST /orders`
+async fn place(
+    State(node): State<Node>,
+    key: Key,
+    Body(place): Body<Place>,
+) -> Result<Response, ApiError> {
+    let id = new_id(&key);
+    let order = Target { order: node.entity(&id)?, key }.ask(place).await?;
+    let location = [(header::LOCATION, format!("/orders/{id}"))];
+    Ok((location, view(StatusCode::CREATED, &id, &order)).into_response())
+}
+
+/// A new order's id. Each entity remembers the requests that it has answered, so a repeated request
+/// must find the entity of the first: the id is made from the key. (Where clients do not trust each
+/// other, put the client's name in as well.)
+fn new_id(key: &Key) -> String {
+    match key {
+        Key(Some(key)) => format!("{:032x}", xxh3_128(key.as_str().as_bytes())),
+        Key(None) => {
+            let entropy = Env::production().entropy;
+            format!("{:016x}{:016x}", entropy.next_u64(), entropy.next_u64())
+        }
+    }
+}
+
+/// Every request whose body is the command.
+async fn command<C>(target: Target, Body(command): Body<C>) -> Result<Response, ApiError>
+where
+    C: Command<Reply = OrderReply> + DeserializeOwned,
+    Orders: Handle<C>,
+{
+    answer(target, command).await
+}
+
+/// `DELETE /orders/{id}/lines/{sku}`
+async fn remove_line(
+    target: Target,
+    Path((_, sku)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    answer(target, RemoveLine { sku }).await
+}
+
+/// `GET /orders/{id}`. A read goes through the entity too, so it sees everything that was
+/// acknowledged before.
+async fn read(target: Target) -> Result<Response, ApiError> {
+    answer(target, Read).await
+}
+
+async fn answer<C>(target: Target, command: C) -> Result<Response, ApiError>
+where
+    C: Command<Reply = OrderReply>,
+    Orders: Handle<C>,
+{
+    let id = target.order.id().clone();
+    let order = target.ask(command).await?;
+    Ok(view(StatusCode::OK, id.key(), &order))
+}
+
+/// Which part of the history.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    #[serde(default = "Page::first")]
+    from: u64,
+    #[serde(default = "Page::most")]
+    limit: u64,
+}
+
+impl Page {
+    fn first() -> u64 {
+        1
+    }
+
+    fn most() -> u64 {
+        MAX_HISTORY
+    }
+}
+
+/// A part of the history.
+#[derive(Serialize)]
+struct History<'a> {
+    id: &'a str,
+    events: Vec<Entry>,
+}
+
+/// An event as it is shown.
+#[derive(Serialize)]
+struct Entry {
+    seq: u64,
+    /// Milliseconds since 1970.
+    time_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+    #[serde(flatten)]
+    event: OrderEvent,
+}
+
+/// `GET /orders/{id}/history?from=1&limit=1000`. The events are read from the journal: what made
+/// the order is there, nothing is written a second time for an audit.
+async fn history(
+    target: Target,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(Page { from, limit }) = page?;
+    let limit = limit.clamp(1, MAX_HISTORY);
+    let events = target.order.history(Seq(from), limit).await?;
+    let events: Vec<_> = events
+        .into_iter()
+        .map(|recorded| Entry {
+            seq: recorded.seq.0,
+            time_ms: recorded.timestamp.0,
+            idempotency_key: recorded.request_id.map(|id| id.as_str().to_owned()),
+            event: recorded.event,
+        })
+        .collect();
+    let id = target.order.id().clone();
+    if events.is_empty() {
+        // No such order, or nothing on this page?
+        target.ask(Read).await?;
+    }
+    Ok(Json(History { id: id.key(), events }).into_response())
+}
+
+/// `GET /health`. Reads an order that is never placed: that is refused as soon as the node takes no
+/// commands.
+async fn health(State(node): State<Node>) -> Result<Response, ApiError> {
+    // The reply is the order's refusal; that there is a reply is what counts.
+    let _ = node.entity::<Orders>("health")?.ask(Read).await?;
+    Ok(Json(json!({ "status": "ok" })).into_response())
+}

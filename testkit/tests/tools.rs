@@ -1,0 +1,154 @@
+//! The tools run, and say what they promise. How fast anything is is not tested here.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_bench");
+const CRASH: &str = env!("CARGO_BIN_EXE_crash");
+
+fn run(program: &str, dir: &Path, line: &str) -> Output {
+    Command::new(program).args(line.split(' ')).arg("--dir").arg(dir).output().expect("started")
+}
+
+/// What a program that must not fail printed, as JSON lines.
+fn results(program: &str, line: &str) -> Vec<Value> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let output = run(program, dir.path(), line);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {} {errors}", output.status);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("a folder").collect();
+    assert!(left.is_empty(), "{line} left {left:?}");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+fn bench(line: &str, rows: usize, fields: &str) -> Vec<Value> {
+    let results = results(BENCH, &format!("{line} --probe-seconds 0.02 --json"));
+    assert_eq!(results.len(), rows, "{line}: {results:?}");
+    for result in &results {
+        assert_eq!(result["bench"], line.split(' ').next().expect("a word"));
+        for field in fields.split(' ').chain(["fdatasync_per_s", "ratio"]) {
+            assert!(result[field].is_number(), "{field} of {line}: {result}");
+        }
+    }
+    results
+}
+
+#[test]
+fn append_to_the_journal() {
+    let results = bench(
+        "append --nodes 1 --writers 1,4 --event-bytes 100 --seconds 0.1 --target journal",
+        2,
+        "nodes writers events_per_s p50_us p99_us",
+    );
+    assert_eq!((&results[0]["target"], &results[0]["writers"]), (&"journal".into(), &1.into()));
+    assert_eq!(results[1]["writers"], 4);
+}
+
+#[test]
+fn append_in_batches_to_entities_that_writers_share() {
+    let line = "append --writers 2 --entities 5 --batch 3 --event-bytes 0 --seconds 0.1";
+    let results = bench(line, 1, "events_per_s batch entities");
+    assert!(results[0]["events_per_s"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn append_to_entities() {
+    for entities in [1, 20] {
+        let line =
+            format!("append --writers 8 --seconds 0.1 --target entity --entities {entities}");
+        let results = bench(&line, 1, "nodes writers events_per_s p50_us p99_us");
+        assert_eq!(results[0]["target"], "entity");
+    }
+}
+
+#[test]
+fn ask() {
+    bench("ask --callers 1,8 --entities 5 --seconds 0.1", 2, "callers asks_per_s p50_us p99_us");
+}
+
+#[test]
+fn replay() {
+    let results = bench("replay --events 2000 --stream-events 50", 8, "events_per_s events_read");
+    for result in results {
+        assert_eq!(result["events_read"], 2000, "{result}");
+        assert_eq!(result["cold_by"].is_string(), result["cache"] == "cold", "{result}");
+    }
+}
+
+#[test]
+fn recover() {
+    bench("recover --entities 50 --events 4", 2, "entities_per_s events_per_s start_ms");
+}
+
+#[test]
+fn spawn() {
+    bench("spawn --entities 200", 1, "entities_per_s bytes_per_entity rss_mib");
+}
+
+#[test]
+fn open() {
+    let results = bench("open --events 500,1000", 4, "open_ms rss_mib log_mib");
+    assert_eq!((&results[0]["events"], &results[2]["events"]), (&500.into(), &1000.into()));
+}
+
+#[test]
+fn soak() {
+    let fields = "rss_warm_mib rss_max_mib rss_last_mib drift_percent events_per_s";
+    bench("soak --seconds 0.5 --entities 50 --callers 4 --idle-ms 50", 1, fields);
+}
+
+#[test]
+fn a_table_without_json() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let line = "append --writers 1,2 --seconds 0.05 --probe-seconds 0.02";
+    let output = run(BENCH, dir.path(), line);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "one heading: {text}");
+    assert!(lines[0].contains("fdatasync_per_s") && lines[0].len() == lines[1].len(), "{text}");
+}
+
+#[test]
+fn more_nodes_are_refused() {
+    for (program, line) in [(BENCH, "append --nodes 3"), (CRASH, "--nodes 3 --trials 1")] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let output = run(program, dir.path(), line);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && errors.contains("only 1 node"), "{errors}");
+    }
+}
+
+#[test]
+fn crash_finds_nothing_to_complain_about() {
+    for target in ["journal", "entity"] {
+        let line = format!("--trials 3 --rounds 2 --target {target} --json");
+        let results = results(CRASH, &line);
+        assert_eq!((results.len(), &results[0]["trials"]), (1, &3.into()), "{results:?}");
+        assert!(results[0]["acked"].is_u64(), "{results:?}");
+        for field in ["lost", "duplicated", "other"] {
+            assert_eq!(results[0][field], 0, "{results:?}");
+        }
+    }
+}
+
+#[test]
+fn crash_sees_planted_losses_and_duplicates() {
+    for target in ["journal", "entity"] {
+        for (plant, field) in [("lose", "lost"), ("duplicate", "duplicated")] {
+            let dir = tempfile::tempdir().expect("a folder");
+            // The first of these is killed late enough, on any machine, to have written something.
+            let line = format!("--trials 50 --target {target} --plant {plant} --json");
+            let output = run(CRASH, dir.path(), &line);
+            assert_eq!(output.status.code(), Some(1), "{line}");
+            let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert!(result[field].as_u64() > Some(0), "{line}: {result}");
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(errors.contains("again with: crash --target"), "{errors}");
+        }
+    }
+}
