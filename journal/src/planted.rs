@@ -9,6 +9,8 @@ pub enum Planted {
     CutAtDamage,
     /// Checksums cover neither the file nor the place in it.
     UnboundFrames,
+    /// What is left of a torn tail stays, and whatever verifies belongs to the log.
+    LeftoverTail,
     /// A full disk refuses one write, and not those that were accepted counting on it.
     RefuseOneAlone,
 }

@@ -3,13 +3,13 @@
 use std::io;
 
 use super::{
-    frame::{HEADER_BYTES, Header, Kind, stamp},
-    index::{EntityIndex, Place, Run, SegmentIndex},
-    layout::FileHeader,
-    sealed::{
+    footer::{
         PAGE_ROWS, ROW_BYTES, ShardRow, Trailer, encode_entity, encode_order, encode_order_top,
         encode_shards, index_header,
     },
+    frame::{HEADER_BYTES, Header, Kind, stamp},
+    index::{EntityIndex, Place, Run, SegmentIndex},
+    layout::FileHeader,
 };
 use crate::{
     disk::DiskFile,

@@ -11,13 +11,14 @@ use super::{
     files::{Files, Source},
     frame::Kind,
     heads::advance,
-    live::Live,
     maintain::{Maintenance, Request},
-    open::{Opened, open},
+    open::open,
     options::LogConfig,
     read::{Replay, Tail},
     shared::{Done, Pending, Shard, Shared, SharedLock, State, Task},
-    writer::{Spares, Writer, claim},
+    spares::Spares,
+    streams::{follow, next_piece},
+    writer::{Writer, claim},
 };
 use crate::{
     check::check_batch,
@@ -25,7 +26,7 @@ use crate::{
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
     port::{AppendDone, Head, Journal, RecordChunks, ReplayRange},
-    record::{AppendBatch, EventRecord, Limits},
+    record::{AppendBatch, Limits},
 };
 
 /// The journal in files: one segmented log for all shards, group-committed by one writer.
@@ -72,9 +73,14 @@ impl LogJournal {
     /// version or with another number of shards.
     pub async fn open(config: LogConfig, env: Env) -> Result<Arc<Self>, JournalError> {
         let (job_config, job_env) = (config.clone(), env.clone());
-        let opened = env.offload(move || prepare(&job_config, &job_env)).await;
-        let (opened, active, spares) =
-            opened.ok_or_else(|| stopped("opening the log was given up"))??;
+        let job = move || {
+            let mut opened = open(&job_config, &job_env)?;
+            let active = opened.take_active(&job_config, &job_env)?;
+            Ok::<_, JournalError>((opened, active))
+        };
+        let given_up = || JournalError::Failed { cause: "opening was given up".into() };
+        let (mut opened, active) = env.offload(job).await.ok_or_else(given_up)??;
+        let spares = Spares::new(opened.next_segment, opened.spare.take());
         let (epochs, last): (Vec<_>, Vec<_>) = opened.shards.into_iter().unzip();
         let shared =
             Arc::new(Shared::new(config, env, opened.meta.log_id, opened.files.into(), &epochs));
@@ -248,34 +254,6 @@ pub struct LogUsage {
     pub bytes: u64,
 }
 
-/// Everything of opening that blocks.
-#[allow(clippy::type_complexity, reason = "used once, right above")]
-fn prepare(
-    config: &LogConfig,
-    env: &Env,
-) -> Result<(Opened, (Arc<Live>, u64), Arc<Mutex<Spares>>), JournalError> {
-    let mut opened = open(config, env)?;
-    let active = match opened.active.take() {
-        Some(active) => active,
-        None => {
-            let key = (env.entropy.next_u64(), opened.meta.log_id);
-            let id = opened.next_segment;
-            let live = Live::create(&*env.disk, &config.dir, id, key, config.segment_bytes)
-                .map_err(|e| JournalError::io("making a segment in", &config.dir, &e))?;
-            opened.next_segment += 1;
-            let live = Arc::new(live);
-            opened.files.change(|set| set.live.push(live.clone()));
-            (live, super::layout::FILE_HEADER_BYTES)
-        }
-    };
-    let spares = Spares::new(opened.next_segment, opened.spare.take());
-    Ok((opened, active, spares))
-}
-
-fn stopped(cause: &str) -> JournalError {
-    JournalError::Failed { cause: cause.into() }
-}
-
 /// Notes in the sealed files how many of their events a deletion takes away.
 fn count_dead(
     set: &super::files::FileSet,
@@ -392,58 +370,6 @@ impl Journal for LogJournal {
             shared.wake_all();
             lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
-    }
-}
-
-/// The next piece of a replay: read here if it is in memory, else by the offload seam.
-async fn next_piece(
-    env: Env,
-    replay: Option<Replay>,
-) -> Option<(Result<Vec<EventRecord>, JournalError>, Option<Replay>)> {
-    let mut replay = replay?;
-    let read = match replay.next_cached() {
-        Ok(records) => Ok(records),
-        Err(Missed::Failed(error)) => Err(error),
-        Err(Missed::Waits) => match env.offload(move || (replay.next(), replay)).await {
-            Some((read, back)) => {
-                replay = back;
-                read
-            }
-            None => return Some((Err(stopped("a read was given up")), None)),
-        },
-    };
-    match read {
-        Ok(records) if records.is_empty() => None,
-        Ok(records) if replay.is_done() => Some((Ok(records), None)),
-        Ok(records) => {
-            // A long replay from memory would otherwise keep its thread to itself.
-            tokio::task::yield_now().await;
-            Some((Ok(records), Some(replay)))
-        }
-        Err(error) => Some((Err(error), None)),
-    }
-}
-
-/// The next records of a shard, waiting for them if need be.
-async fn follow(
-    shared: Arc<Shared>,
-    shard: ShardId,
-    tail: Option<Tail>,
-) -> Option<(Result<Vec<EventRecord>, JournalError>, Option<Tail>)> {
-    let mut tail = tail?;
-    loop {
-        let committed = shared.shards[usize::from(shard.0)].committed.notified();
-        tokio::pin!(committed);
-        committed.as_mut().enable();
-        let stopped = shared.is_stopped();
-        let (read, back) = shared.env.offload(move || (tail.next(), tail)).await?;
-        tail = back;
-        match read {
-            Ok(records) if !records.is_empty() => return Some((Ok(records), Some(tail))),
-            Ok(_) if stopped => return None,
-            Ok(_) => committed.await,
-            Err(error) => return Some((Err(error), None)),
-        }
     }
 }
 

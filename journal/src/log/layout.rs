@@ -24,11 +24,13 @@ use crate::{
     disk::{Disk, DiskFile},
     error::JournalError,
     id::MAX_SHARDS,
-    log::frame::bound_crc,
+    log::frame::{HEADER_BYTES, bound_crc},
 };
 
 /// Bytes before the first frame.
 pub(crate) const FILE_HEADER_BYTES: u64 = 64;
+/// Room that is kept at the end of a segment: for a mark and the end.
+pub(crate) const RESERVED_BYTES: u64 = 2 * HEADER_BYTES as u64;
 /// The version of every file's format.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"DURALOG\n";

@@ -16,7 +16,7 @@ use super::{
     seal::Sealing,
     sealed::Sealed,
     shared::{Shared, SharedLock},
-    writer::Spares,
+    spares::Spares,
 };
 use crate::error::JournalError;
 

@@ -12,6 +12,7 @@ pub(crate) mod codec;
 pub(crate) mod frame;
 pub(crate) mod layout;
 
+pub(crate) mod footer;
 pub(crate) mod index;
 pub(crate) mod scan;
 pub(crate) mod sealed;
@@ -28,8 +29,10 @@ pub(crate) mod seal;
 pub(crate) mod heads;
 pub(crate) mod open;
 pub(crate) mod shared;
+pub(crate) mod spares;
 
 pub(crate) mod maintain;
+pub(crate) mod streams;
 pub(crate) mod writer;
 
 pub(crate) mod journal;

@@ -10,7 +10,7 @@ use std::{
 use super::{
     files::{FileSet, Files},
     index::SegmentIndex,
-    layout::{FileHeader, FileKind, Meta, Named, parse_name},
+    layout::{FILE_HEADER_BYTES, FileHeader, FileKind, Meta, Named, parse_name},
     live::Live,
     options::LogConfig,
     scan::{Scanned, Tail, scan},
@@ -221,7 +221,7 @@ fn read(found: Found, opened: &mut Opened) -> Result<FileSet, JournalError> {
     let mut scans = Vec::new();
     for live in found.segments.into_iter().rev() {
         let scanned = scan(&live.path, &*live.file, live.salt, tail)?;
-        let empty = scanned.end == super::layout::FILE_HEADER_BYTES;
+        let empty = scanned.end == FILE_HEADER_BYTES;
         if !empty {
             tail = Tail::MustBeComplete;
         }
@@ -262,6 +262,28 @@ fn settle(live: &Live, scanned: &Scanned) -> io::Result<()> {
 }
 
 impl Opened {
+    /// The segment to go on writing, and where: made where there is none.
+    pub(crate) fn take_active(
+        &mut self,
+        config: &LogConfig,
+        env: &Env,
+    ) -> Result<(Arc<Live>, u64), JournalError> {
+        if let Some(active) = self.active.take() {
+            return Ok(active);
+        }
+        let key = (env.entropy.next_u64(), self.meta.log_id);
+        let bytes = config.segment_bytes;
+        let made = Live::create(&*env.disk, &config.dir, self.next_segment, key, bytes);
+        let live = made.map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => JournalError::DiskFull { message: error.to_string() },
+            _ => JournalError::io("making a segment in", &config.dir, &error),
+        })?;
+        self.next_segment += 1;
+        let live = Arc::new(live);
+        self.files.change(|set| set.live.push(live.clone()));
+        Ok((live, FILE_HEADER_BYTES))
+    }
+
     fn note_all(&mut self, path: &Path, index: &SegmentIndex) -> Result<(), JournalError> {
         for (shard, known) in &index.shards {
             self.note(path, *shard, known.epoch, known.last)?;

@@ -10,7 +10,9 @@
 //!   was written, and does not verify now. That is damage; cutting it off would lose committed
 //!   records. The log refuses to open.
 //! - none, or only frames of the group commit that covers `end`: a torn tail, never acknowledged.
-//!   It is overwritten with zeros, for a later frame must not chain to a leftover.
+//!   It is overwritten with zeros, for a later frame must not chain to a leftover. Should the zeros
+//!   be lost, too, the chain tells: a frame belongs to the group commit of the frame before it, or
+//!   begins one. The writer begins with a mark, so nothing new begins where the torn one did.
 //!
 //! Damage in the very last group commit before a crash looks like a torn tail, for nothing after it
 //! tells that it was durable; on a log that was closed in good order a mark tells it.
@@ -78,6 +80,7 @@ pub(crate) fn scan(
 ) -> Result<Scanned, JournalError> {
     let len = file.len().map_err(|e| JournalError::read(path, &e))?;
     let mut window = Window { path, file, len, start: 0, bytes: Vec::new() };
+    let mut chain = Chain(FILE_HEADER_BYTES);
     let mut scanned = Scanned {
         index: SegmentIndex::default(),
         end: FILE_HEADER_BYTES,
@@ -88,6 +91,9 @@ pub(crate) fn scan(
     while !scanned.complete {
         let bytes = window.frame_at(scanned.end)?;
         let Some((header, payload)) = verify(bytes, salt, scanned.end) else { break };
+        if !chain.takes(&header, scanned.end) {
+            break;
+        }
         note(&mut scanned.index, &header, payload, scanned.end)
             .ok_or_else(|| JournalError::corrupt(path, scanned.end, "a frame has no meaning"))?;
         scanned.end += header.frame_bytes() as u64;
@@ -109,6 +115,22 @@ pub(crate) fn scan(
     }
     scanned.torn = cut(&mut window, scanned.end)?;
     Ok(scanned)
+}
+
+/// Where the group commit of the frame before began.
+struct Chain(u64);
+
+impl Chain {
+    /// Whether the frame at `offset` may follow: it belongs to the group commit of the frame before
+    /// it, or begins one. Nothing belongs to that of a mark.
+    fn takes(&mut self, header: &Header, offset: u64) -> bool {
+        let flush = u64::from(header.flush);
+        let takes = flush == self.0 || flush == offset;
+        self.0 = if header.kind == Kind::Mark { u64::MAX } else { flush };
+        #[cfg(feature = "planted")]
+        let takes = takes || crate::planted::is(crate::planted::Planted::LeftoverTail);
+        takes
+    }
 }
 
 fn note(index: &mut SegmentIndex, header: &Header, payload: &[u8], offset: u64) -> Option<()> {
@@ -163,6 +185,10 @@ fn later_commit(window: &mut Window<'_>, salt: u64, end: u64) -> Result<Option<u
 
 /// Zeroes what is left after `end`, and says how many bytes that were.
 fn cut(window: &mut Window<'_>, end: u64) -> Result<u64, JournalError> {
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Planted::LeftoverTail) {
+        return Ok(0);
+    }
     let mut last = None;
     let mut at = end;
     while let Some(next) = window.next_nonzero(at)? {

@@ -21,187 +21,19 @@ use std::{
 
 use super::{
     access::{Access, Missed},
-    codec::{Reader, put_entity, put_varint},
-    frame::{HEADER_BYTES, Header, Kind, MAX_PAYLOAD_BYTES, claimed, verify},
-    index::{EntityIndex, Place, Run},
+    footer::{
+        PAGE_BYTES, ROW_BYTES, ShardRow, TRAILER_BYTES, Trailer, decode_entity, decode_order,
+        decode_order_top, decode_shards,
+    },
+    frame::{Kind, MAX_PAYLOAD_BYTES, claimed, verify},
+    index::{EntityIndex, Place},
     layout::{FileHeader, FileKind},
 };
 use crate::{
     disk::DiskFile,
     error::JournalError,
-    id::{EntityId, Position, Seq, ShardId, Term},
+    id::{EntityId, Position, ShardId},
 };
-
-/// A page of the directory, header included.
-pub(crate) const PAGE_BYTES: usize = 4096;
-/// A row of the directory: hash and offset.
-pub(crate) const ROW_BYTES: usize = 16;
-/// Rows of a page.
-pub(crate) const PAGE_ROWS: usize = (PAGE_BYTES - HEADER_BYTES) / ROW_BYTES;
-/// The trailer, header included.
-pub(crate) const TRAILER_BYTES: usize = HEADER_BYTES + 64;
-
-/// Where the parts of a sealed file are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Trailer {
-    /// The end of the entities' frames.
-    pub entities_end: u64,
-    pub directory: u64,
-    pub pages: u64,
-    pub shards: u64,
-    pub entities: u64,
-    pub events: u64,
-    /// Entities of which the file knows a deletion.
-    pub deletions: u64,
-}
-
-impl Trailer {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0; HEADER_BYTES];
-        for n in [
-            self.entities_end,
-            self.directory,
-            self.pages,
-            self.shards,
-            self.entities,
-            self.events,
-            self.deletions,
-            0,
-        ] {
-            out.extend_from_slice(&n.to_le_bytes());
-        }
-        out
-    }
-
-    fn decode(payload: &[u8]) -> Option<Trailer> {
-        let at = |i: usize| -> Option<u64> {
-            Some(u64::from_le_bytes(payload.get(i * 8..i * 8 + 8)?.try_into().ok()?))
-        };
-        Some(Trailer {
-            entities_end: at(0)?,
-            directory: at(1)?,
-            pages: at(2)?,
-            shards: at(3)?,
-            entities: at(4)?,
-            events: at(5)?,
-            deletions: at(6)?,
-        })
-    }
-}
-
-/// What a sealed file knows of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ShardRow {
-    pub shard: ShardId,
-    /// The first and last batch in the file; both zero where it has none.
-    pub first: Position,
-    pub last_batch: Position,
-    /// The last position used, by whatever kind of frame.
-    pub last: Position,
-    pub epoch: Term,
-    /// Where the `OrderTop` frame is.
-    pub top: u64,
-}
-
-/// Encodes the rows of the `Shards` frame.
-pub(crate) fn encode_shards(rows: &[ShardRow]) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES];
-    put_varint(&mut out, rows.len() as u64);
-    for row in rows {
-        let (first, last_batch) = (row.first.to_u64(), row.last_batch.to_u64());
-        for n in
-            [u64::from(row.shard.0), first, last_batch, row.last.to_u64(), row.epoch.0, row.top]
-        {
-            put_varint(&mut out, n);
-        }
-    }
-    out
-}
-
-fn decode_shards(payload: &[u8]) -> Option<Vec<ShardRow>> {
-    let mut reader = Reader::new(payload);
-    let mut rows = Vec::new();
-    for _ in 0..reader.varint()? {
-        rows.push(ShardRow {
-            shard: ShardId(u16::try_from(reader.varint()?).ok()?),
-            first: Position::from_u64(reader.varint()?),
-            last_batch: Position::from_u64(reader.varint()?),
-            last: Position::from_u64(reader.varint()?),
-            epoch: Term(reader.varint()?),
-            top: reader.varint()?,
-        });
-    }
-    Some(rows)
-}
-
-/// Encodes an `Entity` frame.
-pub(crate) fn encode_entity(entity: &EntityId, index: &EntityIndex) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES];
-    put_entity(&mut out, entity);
-    put_varint(&mut out, index.last_seq.0);
-    put_varint(&mut out, index.deleted_to.map_or(0, |to| to.0.saturating_add(1)));
-    put_varint(&mut out, index.runs.len() as u64);
-    let (mut seq, mut offset) = (0, 0);
-    for run in &index.runs {
-        put_varint(&mut out, run.first_seq - seq);
-        put_varint(&mut out, run.last_seq - run.first_seq);
-        put_varint(&mut out, run.offset - offset);
-        put_varint(&mut out, u64::from(run.len));
-        (seq, offset) = (run.last_seq, run.offset);
-    }
-    out
-}
-
-/// Decodes an `Entity` frame's payload.
-pub(crate) fn decode_entity(payload: &[u8]) -> Option<(EntityId, EntityIndex)> {
-    let mut reader = Reader::new(payload);
-    let entity = reader.entity()?;
-    let last_seq = Seq(reader.varint()?);
-    let deleted_to = reader.varint()?.checked_sub(1).map(Seq);
-    let count = reader.varint()?;
-    let mut runs = Vec::with_capacity((count as usize).min(reader.remaining()));
-    let (mut seq, mut offset) = (0u64, 0u64);
-    for _ in 0..count {
-        let first_seq = seq.checked_add(reader.varint()?)?;
-        seq = first_seq.checked_add(reader.varint()?)?;
-        offset = offset.checked_add(reader.varint()?)?;
-        let len = u32::try_from(reader.varint()?).ok()?;
-        runs.push(Run { first_seq, last_seq: seq, offset, len });
-    }
-    Some((entity, EntityIndex { runs, last_seq, deleted_to }))
-}
-
-/// Encodes a part of a shard's commit order.
-pub(crate) fn encode_order(places: &[Place]) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES];
-    put_varint(&mut out, places.len() as u64);
-    let mut position = 0;
-    for place in places {
-        put_varint(&mut out, place.position.to_u64() - position);
-        put_varint(&mut out, u64::from(place.records));
-        put_varint(&mut out, u64::from(place.offset));
-        put_varint(&mut out, u64::from(place.len));
-        position = place.position.to_u64();
-    }
-    out
-}
-
-fn decode_order(payload: &[u8]) -> Option<Vec<Place>> {
-    let mut reader = Reader::new(payload);
-    let count = reader.varint()?;
-    let mut places = Vec::with_capacity((count as usize).min(reader.remaining()));
-    let mut position = 0u64;
-    for _ in 0..count {
-        position = position.checked_add(reader.varint()?)?;
-        places.push(Place {
-            position: Position::from_u64(position),
-            records: u32::try_from(reader.varint()?).ok().filter(|records| *records > 0)?,
-            offset: u32::try_from(reader.varint()?).ok()?,
-            len: u32::try_from(reader.varint()?).ok()?,
-        });
-    }
-    Some(places)
-}
 
 /// A sealed file, open to read.
 pub(crate) struct Sealed {
@@ -394,34 +226,5 @@ impl Sealed {
             Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(missed) => vec![Err(missed.into_error())],
         })
-    }
-}
-
-/// Encodes where the parts of a shard's order are: the last position of each, and its offset.
-pub(crate) fn encode_order_top(parts: &[(Position, u64)]) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES];
-    put_varint(&mut out, parts.len() as u64);
-    for (last, offset) in parts {
-        put_varint(&mut out, last.to_u64());
-        put_varint(&mut out, *offset);
-    }
-    out
-}
-
-fn decode_order_top(payload: &[u8]) -> Option<Vec<(Position, u64)>> {
-    let mut reader = Reader::new(payload);
-    let count = reader.varint()?;
-    (0..count).map(|_| Some((Position::from_u64(reader.varint()?), reader.varint()?))).collect()
-}
-
-/// The header of a frame of a sealed file that is no batch.
-pub(crate) fn index_header(kind: Kind, frame: &[u8]) -> Header {
-    Header {
-        len: (frame.len() - HEADER_BYTES) as u32,
-        flush: 0,
-        kind,
-        shard: ShardId(0),
-        position: Position::ZERO,
-        term: Term(0),
     }
 }

@@ -5,17 +5,17 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
 };
 
-use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{
     frame::{HEADER_BYTES, Header, Kind, stamp},
     index::Place,
-    layout::FILE_HEADER_BYTES,
+    layout::{FILE_HEADER_BYTES, RESERVED_BYTES},
     live::Live,
     shared::{Done, Pending, Shared, SharedLock, State, Task, appended},
+    spares::Spares,
 };
 use crate::{
     error::JournalError,
@@ -29,56 +29,6 @@ const MAX_WRITES: usize = 8192;
 const MAX_COMMIT_BYTES: usize = 4 << 20;
 /// Most records of a shard that share a log index.
 const MAX_ENTRY_RECORDS: u32 = 1024;
-/// Room that is kept at the end of a segment: for a mark and the end.
-const RESERVED_BYTES: u64 = 2 * HEADER_BYTES as u64;
-
-/// Makes segments ahead of need.
-pub(crate) struct Spares {
-    next_id: u64,
-    spare: Option<Live>,
-    /// When none could be made, and why.
-    failed: Option<(Instant, io::ErrorKind)>,
-}
-
-/// On a full disk, making a segment means to write until there is no room: not for every append
-/// that comes meanwhile.
-const RETRY: Duration = Duration::from_millis(500);
-
-impl Spares {
-    pub(crate) fn new(next_id: u64, spare: Option<Live>) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { next_id, spare, failed: None }))
-    }
-
-    /// Makes the next segment, unless it is there.
-    pub(crate) fn prepare(&mut self, shared: &Shared) -> io::Result<()> {
-        if self.spare.is_none() {
-            let key = (shared.env.entropy.next_u64(), shared.log_id);
-            let bytes = shared.config.segment_bytes;
-            let made = Live::create(&*shared.env.disk, shared.dir(), self.next_id, key, bytes);
-            self.failed = made.as_ref().err().map(|error| (Instant::now(), error.kind()));
-            self.spare = Some(made?);
-            self.next_id += 1;
-        }
-        Ok(())
-    }
-
-    /// The next segment, with room for a frame of `bytes`.
-    fn take(&mut self, shared: &Shared, bytes: u64) -> io::Result<Live> {
-        match self.failed {
-            Some((at, kind)) if self.spare.is_none() && at.elapsed() < RETRY => {
-                return Err(kind.into());
-            }
-            _ => self.prepare(shared)?,
-        }
-        let needed = FILE_HEADER_BYTES + bytes + RESERVED_BYTES;
-        if let Some(spare) = &mut self.spare
-            && spare.capacity < needed
-        {
-            spare.extend(needed)?;
-        }
-        self.spare.take().ok_or_else(|| io::Error::other("no spare segment"))
-    }
-}
 
 /// A write that stands in the buffer.
 struct Staged {
@@ -133,6 +83,11 @@ impl Writer {
 
     /// Works until the log is closed, fails, or is dropped.
     pub(crate) async fn run(mut self) {
+        // What was found is durable now. And the next group commit begins elsewhere than one that
+        // was cut off, so nothing that may be left of that one can chain to it.
+        if let Err(error) = self.mark() {
+            self.fail(&error);
+        }
         let mut taken = Vec::new();
         while !self.closed && self.queue.recv_many(&mut taken, MAX_WRITES).await > 0 {
             self.tasks.extend(taken.drain(..));
@@ -360,17 +315,28 @@ impl Writer {
         }
     }
 
-    /// Says on disk that everything before is durable, so that damage is told from a torn tail.
+    /// Closes in good order.
     fn close(&mut self) {
         self.closed = true;
         self.commit();
-        if self.shared.check_not_failed().is_err() {
-            return;
-        }
-        self.control_frame(Kind::Mark);
-        if let Err(error) = self.write_control() {
+        if self.shared.check_not_failed().is_ok()
+            && let Err(error) = self.mark()
+        {
             tracing::warn!(%error, "the log was closed without its mark");
         }
+    }
+
+    /// Says on disk that everything before is durable, so that damage is told from a torn tail.
+    fn mark(&mut self) -> io::Result<()> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::LeftoverTail) {
+            return Ok(());
+        }
+        if self.end + HEADER_BYTES as u64 > self.active.capacity {
+            return Ok(());
+        }
+        self.control_frame(Kind::Mark);
+        self.write_control()
     }
 
     fn control_frame(&mut self, kind: Kind) {

@@ -91,8 +91,8 @@ impl Planted {
     }
 
     fn on_disk(self) -> bool {
-        use Planted::{AckBeforeFsync, LeftoverTail, NoDirSync, NoRewrite};
-        matches!(self, AckBeforeFsync | LeftoverTail | NoRewrite | NoDirSync)
+        use Planted::{AckBeforeFsync, NoDirSync, NoRewrite};
+        matches!(self, AckBeforeFsync | NoRewrite | NoDirSync)
     }
 }
 
@@ -104,6 +104,7 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::CutAtDamage) => Some(InLog::CutAtDamage),
         Some(Planted::UnboundFrames) => Some(InLog::UnboundFrames),
         Some(Planted::RefuseOneAlone) => Some(InLog::RefuseOneAlone),
+        Some(Planted::LeftoverTail) => Some(InLog::LeftoverTail),
         _ => None,
     });
     let unchecked = bug == Some(Planted::UncheckedSnapshot);
@@ -143,10 +144,6 @@ impl Disk for Wrapped {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        // Files under construction are zero-filled and synced as they should be.
-        if self.bug == Planted::LeftoverTail {
-            return self.disk.create(path);
-        }
         self.disk.create(path).map(|file| self.file(file, true))
     }
 
@@ -197,7 +194,6 @@ impl DiskFile for WrappedFile {
             Planted::AckBeforeFsync if self.late.swap(false, Ordering::Relaxed) => {
                 self.file.sync_data()?;
             }
-            Planted::LeftoverTail if data.iter().all(|byte| *byte == 0) => return Ok(()),
             Planted::NoRewrite if self.is_there(offset, data) => return Ok(()),
             _ => {}
         }
