@@ -141,6 +141,25 @@ async fn events_are_deleted_below_the_oldest_kept_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gap_right_after_the_snapshot_is_noticed() {
+    let world = World::new();
+    let node = world.start_with(every_five()).await;
+    let one = account(&node, "one");
+    for _ in 0..7 {
+        one.ask(Add { by: 1 }).await.unwrap();
+    }
+    wait().await;
+    assert_eq!(newest(&world, "one").await, Some(5));
+    node.kill().await;
+    let epoch = world.journal.claim(one.id().shard(4)).await.unwrap();
+    world.journal.delete_to(one.id(), seq(6), epoch).await.unwrap();
+    let node = world.start_with(every_five()).await;
+    let error = account(&node, "one").ask(Get {}).await.unwrap_err();
+    assert!(matches!(error, AskError::Quarantined { .. }), "{error}");
+    finish(node).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_event_is_deleted_where_the_snapshot_was_not_saved() {
     let world = World::new();
     let settings = every_five().keep_snapshots(1).delete_events(true);
