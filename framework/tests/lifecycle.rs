@@ -61,6 +61,33 @@ async fn entities_with_timers_or_stashed_commands_are_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn entities_with_work_under_way_are_not_idle() {
+    let world = World::new();
+    let settings = EntitySettings::default()
+        .idle_timeout(Duration::from_secs(1))
+        .ask_timeout(Duration::from_secs(3600));
+    let node = world.start_with(settings).await;
+    let (one, two) = (account(&node, "one"), account(&node, "two"));
+    world.journal.hold();
+    let forward = tokio::spawn(one.ask(Forward { key: "two".into(), by: 5 }).into_future());
+    wait(10_000).await;
+    assert_eq!(node.active::<Account>().unwrap(), 1, "its commit is under way");
+    assert!(!forward.is_finished());
+    // The first commit comes through; what its side effect asks for does not.
+    world.journal.release();
+    world.journal.hold();
+    forward.await.unwrap().unwrap();
+    wait(10_000).await;
+    assert_eq!(world.journal.held(), 1);
+    assert_eq!(node.active::<Account>().unwrap(), 2, "its side effect is under way");
+    world.journal.release();
+    wait(10_000).await;
+    assert_eq!(node.active::<Account>().unwrap(), 0);
+    assert_eq!((one.ask(Get {}).await.unwrap(), two.ask(Get {}).await.unwrap()), (-5, 5));
+    finish(node).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_active_limit_throws_out_the_longest_idle() {
     let world = World::new();
     let node = world.start_with(EntitySettings::default().active_limit(3)).await;

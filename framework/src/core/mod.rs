@@ -8,7 +8,7 @@
 pub(crate) mod image;
 pub(crate) mod pipeline;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod window;
 
 use std::{

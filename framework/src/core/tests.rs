@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// A sum; each event adds its first byte.
-struct Sum;
-struct Added(u8);
+pub(crate) struct Sum;
+pub(crate) struct Added(u8);
 
 impl Event for Added {
     fn schemas() -> &'static [Schema] {
@@ -52,16 +52,18 @@ macro_rules! command {
     };
 }
 
-struct Add(u8);
-struct Get;
+pub(crate) struct Add(pub(crate) u8);
+pub(crate) struct AddAndLeave(pub(crate) u8);
+pub(crate) struct Get;
 command!(Add, u64, 1);
+command!(AddAndLeave, u64, 1);
 command!(Get, u64, 1);
 
 impl EventSourced for Sum {
     const KIND: &'static str = "sum";
     type State = u64;
     type Event = Added;
-    type Commands = (Add, Get);
+    type Commands = (Add, AddAndLeave, Get);
 
     fn apply(state: &mut u64, event: &Added) {
         assert_ne!(event.0, 13, "unlucky");
@@ -72,6 +74,12 @@ impl EventSourced for Sum {
 impl Handle<Add> for Sum {
     fn handle(&self, _: &u64, add: Add, _: &Context) -> Effect<Self, u64> {
         Self::persist(Added(add.0)).reply(|sum| *sum)
+    }
+}
+
+impl Handle<AddAndLeave> for Sum {
+    fn handle(&self, _: &u64, add: AddAndLeave, _: &Context) -> Effect<Self, u64> {
+        Self::persist(Added(add.0)).reply(|sum| *sum).passivate()
     }
 }
 

@@ -54,6 +54,8 @@ impl<E: EventSourced> Incarnation<E> {
             && let Some(Released { held, error }) = core.release()
         {
             let Held { until, envelope, after, passivate, snapshot, .. } = held;
+            // The state of a batch that was refused never was.
+            let snapshot = snapshot.filter(|_| error.is_none());
             match (envelope, error) {
                 (Some(envelope), Some(error)) => self.slot.refuse(envelope, error),
                 (Some(envelope), None) => {

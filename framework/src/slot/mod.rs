@@ -13,6 +13,8 @@
 //! and the next incarnation goes on with the same queue. A slot has at most one wake-up under way.
 
 mod ending;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
