@@ -17,10 +17,13 @@ use super::{
     sealed::Sealed,
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, DiskFile},
     error::JournalError,
     id::{EntityId, Seq, ShardId},
 };
+
+/// How much is read at a time, as a rule: memory stays small whatever the files' sizes.
+const READ_BYTES: u64 = 256 << 10;
 
 /// What a new sealed file needs to know of its surroundings.
 pub(crate) struct Sealing<'a> {
@@ -37,8 +40,6 @@ pub(crate) struct Sealing<'a> {
 impl Sealing<'_> {
     /// Seals a segment.
     pub(crate) fn segment(&self, live: &Live) -> Result<Arc<Sealed>, JournalError> {
-        let mut bytes = vec![0; live.end() as usize];
-        live.file.read_exact_at(0, &mut bytes).map_err(|e| JournalError::read(&live.path, &e))?;
         let mut entities: Vec<_> =
             live.with(|index| index.entities.keys().map(|id| (id.hash64(), id.clone())).collect());
         entities.sort_unstable();
@@ -47,15 +48,20 @@ impl Sealing<'_> {
             index.shards.iter().map(|(shard, i)| (*shard, mark(i))).collect::<Vec<_>>()
         });
         self.build((live.id, live.id, 1), &marks, |builder| {
+            let mut buffer = Vec::new();
             for (_, entity) in &entities {
                 self.go_on()?;
                 let known = live.with(|index| index.entities.get(entity).cloned());
                 let known = known.unwrap_or_default();
                 let deleted_to = known.deleted_to.max(self.set.deleted_after(entity, live.id)?);
-                for run in kept(&known.runs, deleted_to) {
-                    let stretch = &bytes[run.offset as usize..][..run.len as usize];
-                    copy(builder, stretch, (&live.path, live.salt), run, deleted_to)?;
-                }
+                let from = (live.path.as_path(), live.salt);
+                read_runs(
+                    &*live.file,
+                    from,
+                    &kept(&known.runs, deleted_to),
+                    &mut buffer,
+                    |run, bytes| copy(builder, bytes, from, run, deleted_to),
+                )?;
                 builder.entity(entity, known.last_seq, deleted_to)?;
             }
             Ok(())
@@ -72,6 +78,7 @@ impl Sealing<'_> {
         let generation = inputs.iter().map(|i| i.header.generation).max().unwrap_or(0) + 1;
         let marks = merged_marks(inputs);
         self.build((first.header.first, last_segment, generation), &marks, |builder| {
+            let mut buffer = Vec::new();
             let mut cursors = Vec::new();
             for input in inputs {
                 cursors.push(Cursor::new(input)?);
@@ -89,11 +96,14 @@ impl Sealing<'_> {
                     }
                 }
                 for (input, runs) in &parts {
-                    for run in kept(runs, deleted_to) {
-                        let stretch = read_run(input, run)?;
-                        let from = (input.path.as_path(), input.header.salt);
-                        copy(builder, &stretch, from, run, deleted_to)?;
-                    }
+                    let from = (input.path.as_path(), input.header.salt);
+                    read_runs(
+                        &*input.file,
+                        from,
+                        &kept(runs, deleted_to),
+                        &mut buffer,
+                        |run, bytes| copy(builder, bytes, from, run, deleted_to),
+                    )?;
                 }
                 builder.entity(&entity, last_seq, deleted_to)?;
             }
@@ -159,9 +169,37 @@ impl From<JournalError> for Failure {
 }
 
 /// The runs that hold events which are not deleted.
-fn kept(runs: &[Run], deleted_to: Option<Seq>) -> impl Iterator<Item = &Run> {
+fn kept(runs: &[Run], deleted_to: Option<Seq>) -> Vec<Run> {
     let deleted = deleted_to.unwrap_or_default().0;
-    runs.iter().filter(move |run| run.last_seq > deleted)
+    runs.iter().filter(|run| run.last_seq > deleted).copied().collect()
+}
+
+/// Reads runs, those that follow one another in the file together, and hands each on with its
+/// bytes.
+fn read_runs(
+    file: &dyn DiskFile,
+    (path, _): (&Path, u64),
+    mut runs: &[Run],
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(&Run, &[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    while let Some(first) = runs.first() {
+        let (mut count, mut len) = (1, u64::from(first.len));
+        while let Some(next) = runs.get(count)
+            && next.offset == first.offset + len
+            && len < READ_BYTES
+        {
+            len += u64::from(next.len);
+            count += 1;
+        }
+        buffer.resize(len as usize, 0);
+        file.read_exact_at(first.offset, buffer).map_err(|e| JournalError::read(path, &e))?;
+        for run in &runs[..count] {
+            each(run, &buffer[(run.offset - first.offset) as usize..][..run.len as usize])?;
+        }
+        runs = &runs[count..];
+    }
+    Ok(())
 }
 
 /// Copies the batches of a run that hold events which are not deleted.
@@ -190,15 +228,6 @@ fn copy(
         }
     }
     Ok(())
-}
-
-fn read_run(input: &Sealed, run: &Run) -> Result<Vec<u8>, JournalError> {
-    let mut bytes = vec![0; run.len as usize];
-    input
-        .file
-        .read_exact_at(run.offset, &mut bytes)
-        .map_err(|e| JournalError::read(&input.path, &e))?;
-    Ok(bytes)
 }
 
 fn merged_marks(inputs: &[Arc<Sealed>]) -> Vec<(ShardId, ShardMark)> {
