@@ -60,6 +60,7 @@ impl RedbSnapshots {
             path: path.into(),
             cache_bytes: options.cache_bytes,
             on_damage: options.on_damage,
+            verify_on_open: options.verify_on_open,
         };
         let opened = env.offload(move || {
             let lock = place.lock()?;
