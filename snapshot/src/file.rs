@@ -52,6 +52,9 @@ pub(crate) const WRITING: &str = "writing";
 const NEW: &str = ".new";
 const SALVAGED: &str = ".salvaged";
 
+/// A transaction that fills the new store has about so many bytes.
+const COPY_BYTES: usize = 4 << 20;
+
 /// A read that failed may work the next time; damage stays. This many times it is tried again
 /// before unreadable counts as damaged.
 const READ_AGAIN: u32 = 3;
@@ -160,17 +163,26 @@ impl Place {
                 }
                 Err(error) => return Err(self.io("opening", &error)),
             };
-            let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
-            // Nothing is written to a file before it is known to be sound.
-            paged.hold();
-            let reason = match salvage::verified(&paged, self.cache_bytes, verify && !made) {
+            let paged = || {
+                // Nothing is written to a file before it is known to be sound.
+                let paged = PagedFile::new(file.clone()).map_err(|e| self.io("opening", &e))?;
+                paged.hold();
+                Ok(Arc::new(paged))
+            };
+            let (probed, paged) = (paged()?, paged()?);
+            let probe = if verify && !made { self.probe(&probed) } else { Ok(()) };
+            let opened = probe.and_then(|()| {
+                paged.inherit(&probed);
+                self.open_tables(&paged)
+            });
+            let reason = match opened {
                 Ok((db, had_snapshots)) => {
                     return self.opened(OpenFile { db: Some(db), paged, had_snapshots, lost });
                 }
                 Err(Fault::Newer(version)) => return Err(self.newer(version)),
                 Err(Fault::Damaged(reason)) => reason,
             };
-            if paged.read_errors() > 0 && read_again < READ_AGAIN {
+            if paged.read_errors() + probed.read_errors() > 0 && read_again < READ_AGAIN {
                 // What cannot be read may be sound: nothing is repaired for it.
                 read_again += 1;
                 continue;
@@ -186,6 +198,32 @@ impl Place {
             }
             lost += self.set_aside(reason)?;
             made = true;
+        }
+    }
+
+    fn probe(&self, paged: &Arc<PagedFile>) -> Result<(), Fault> {
+        // redb would make a new database of an empty file.
+        if redb::StorageBackend::len(&**paged)? == 0 {
+            return Err(Fault::Damaged("the file is empty".into()));
+        }
+        salvage::probe(paged, self.cache_bytes)
+    }
+
+    fn open_tables(&self, paged: &Arc<PagedFile>) -> Result<(Database, bool), Fault> {
+        if redb::StorageBackend::len(&**paged)? == 0 {
+            return Err(Fault::Damaged("the file is empty".into()));
+        }
+        let db = contained(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(self.cache_bytes);
+            Ok(builder.create_with_backend(SharedPagedFile(paged.clone()))?)
+        })?;
+        match contained(|| tables::check(&db)) {
+            Ok(had_snapshots) => Ok((db, had_snapshots)),
+            Err(fault) => {
+                salvage::let_go(db, paged);
+                Err(fault)
+            }
         }
     }
 
@@ -299,8 +337,21 @@ impl Place {
             return Err(self.damaged(reason));
         }
         let (salvaged, to) = (self.sibling(SALVAGED), self.free_name()?);
-        let damaged = || self.disk.open(&self.path).and_then(PagedFile::new).ok();
-        let counts = self.make(&salvaged, |db| salvage::salvage(damaged, self.cache_bytes, db))?;
+        let (mut saved, mut lost) = (0, 0);
+        self.make(&salvaged, |db| {
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            let damaged = self.disk.open(&self.path)?;
+            lost = salvage::values(&*damaged, |row| {
+                (saved, bytes) = (saved + 1, bytes + row.0.len() + row.1.len());
+                rows.push(row);
+                if bytes > COPY_BYTES {
+                    bytes = 0;
+                    tables::put(db, &std::mem::take(&mut rows))?;
+                }
+                Ok::<(), Fault>(())
+            })?;
+            tables::put(db, &rows)
+        })?;
         // Each name is durable before the next one changes, so that a crash finds the damaged
         // store or all that was saved of it.
         let sync = || self.disk.sync_dir(self.dir());
@@ -313,12 +364,12 @@ impl Place {
             path = %self.path.display(),
             set_aside = %to.display(),
             reason,
-            saved = counts.saved,
-            lost = counts.lost,
+            saved,
+            lost,
             "the snapshot store is damaged: it is set aside, and a new one has what could be saved; \
              entities whose events were deleted may not be recoverable"
         );
-        Ok(counts.lost)
+        Ok(lost)
     }
 
     /// The first `….damaged-N` that is not there yet.

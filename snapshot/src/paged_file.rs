@@ -127,6 +127,18 @@ impl PagedFile {
         self.distrusted.store(true, Ordering::Release);
     }
 
+    /// Whether the header says that the last commit was made in two phases.
+    pub(crate) fn two_phase(&self) -> io::Result<bool> {
+        let mut flags = [0; FLAGS_AT + 1];
+        redb::StorageBackend::read(self, 0, &mut flags)?;
+        Ok(flags[FLAGS_AT] & TWO_PHASE_COMMIT != 0)
+    }
+
+    /// Takes over what another one knows of the same file, of which it has written nothing.
+    pub(crate) fn inherit(&self, other: &PagedFile) {
+        *self.sums() = std::mem::take(&mut *other.sums());
+    }
+
     fn check_refused(&self) -> io::Result<()> {
         match self.refused.load(Ordering::Acquire) {
             true => Err(io::Error::other("the file is given up")),

@@ -161,117 +161,16 @@ pub(crate) enum Done {
     Deleted(u64),
 }
 
-/// The least that an entry takes up in a file, in bytes.
-pub(crate) const MIN_ENTRY_BYTES: u64 = 28;
-/// A transaction of the copy has about so many bytes of keys and values.
-const COPY_BYTES: usize = 4 << 20;
-
-/// Copies all values that verify from a damaged database, of which only pages are read. It has at
-/// most `entries` entries. None where not even the table is found; an error is one of `into`.
-///
-/// From both ends towards the middle: a page that redb cannot read ends the walk from that side.
-pub(crate) fn copy_verified(
-    from: &Database,
-    into: &Database,
-    entries: u64,
-) -> Result<Option<Salvaged>, Fault> {
-    let table = contained(|| {
-        check(from)?;
-        Ok(from.begin_read()?.open_table(SNAPSHOTS)?)
-    });
-    let Ok(table) = table else { return Ok(None) };
-    let mut copy = Copy { into, rows: Vec::new(), bytes: 0, saved: 0, unverified: 0 };
-    let mut first = Vec::new();
-    let mut rising = |key: &[u8]| {
-        let on = key > first.as_slice();
-        first = key.to_vec();
-        on
-    };
-    let whole = copy.walk(&table, entries, |range| range.next(), &mut rising)?;
-    if !whole {
-        let mut last = None::<Vec<u8>>;
-        let mut falling = |key: &[u8]| {
-            let on = key > first.as_slice() && last.as_deref().is_none_or(|last| key < last);
-            last = Some(key.to_vec());
-            on
-        };
-        copy.walk(&table, entries, |range| range.next_back(), &mut falling)?;
-    }
-    copy.flush()?;
-    let counted = contained(|| Ok(table.len()?)).ok().filter(|len| *len <= entries);
-    let lost = counted.map_or(copy.unverified, |len| len.saturating_sub(copy.saved));
-    Ok(Some(Salvaged { saved: copy.saved, lost }))
-}
-
-/// What became of the values of a damaged file.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Salvaged {
-    pub(crate) saved: u64,
-    /// As far as they can be counted.
-    pub(crate) lost: u64,
-}
-
-type Entries<'a> = redb::Range<'a, &'static [u8], &'static [u8]>;
-type Entry<'a> = (redb::AccessGuard<'a, &'static [u8]>, redb::AccessGuard<'a, &'static [u8]>);
-
-struct Copy<'a> {
-    into: &'a Database,
-    rows: Vec<(Vec<u8>, Vec<u8>)>,
-    bytes: usize,
-    saved: u64,
-    unverified: u64,
-}
-
-impl Copy<'_> {
-    /// Takes entries as long as there are, redb can read them and `on` says of the key of one that
-    /// verifies that it goes on. Returns whether that was to the end.
-    fn walk<'t>(
-        &mut self,
-        table: &'t redb::ReadOnlyTable<&'static [u8], &'static [u8]>,
-        most: u64,
-        mut next: impl FnMut(&mut Entries<'t>) -> Option<Result<Entry<'t>, redb::StorageError>>,
-        on: &mut dyn FnMut(&[u8]) -> bool,
-    ) -> Result<bool, Fault> {
-        let Ok(mut range) = contained(|| Ok(table.iter()?)) else { return Ok(false) };
-        for _ in 0..most {
-            let entry = contained(|| {
-                let Some(entry) = next(&mut range) else { return Ok(None) };
-                let (key, stored) = entry?;
-                let (key, stored) = (key.value(), stored.value());
-                let prefix = &key[..key.len().saturating_sub(8)];
-                let verified = value::verify(prefix, key, stored).is_ok();
-                Ok(Some(verified.then(|| (key.to_vec(), stored.to_vec()))))
-            });
-            match entry {
-                Ok(None) => return Ok(true),
-                Ok(Some(None)) => self.unverified += 1,
-                Ok(Some(Some((key, stored)))) if on(&key) => self.add(key, stored)?,
-                Ok(Some(Some(_))) | Err(_) => return Ok(false),
-            }
+/// Puts rows into a new file.
+pub(crate) fn put(db: &Database, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Fault> {
+    let txn = db.begin_write()?;
+    {
+        let mut table = txn.open_table(SNAPSHOTS)?;
+        for (key, stored) in rows {
+            table.insert(key.as_slice(), stored.as_slice())?;
         }
-        Ok(false)
     }
-
-    fn add(&mut self, key: Vec<u8>, stored: Vec<u8>) -> Result<(), Fault> {
-        self.bytes += key.len() + stored.len();
-        self.rows.push((key, stored));
-        if self.bytes > COPY_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), Fault> {
-        let txn = self.into.begin_write()?;
-        {
-            let mut table = txn.open_table(SNAPSHOTS)?;
-            for (key, stored) in &self.rows {
-                table.insert(key.as_slice(), stored.as_slice())?;
-            }
-        }
-        txn.commit()?;
-        self.saved += self.rows.len() as u64;
-        self.rows.clear();
-        self.bytes = 0;
-        Ok(())
-    }
+    Ok(txn.commit()?)
 }
 
 type Snapshots<'txn> = Table<'txn, &'static [u8], &'static [u8]>;
