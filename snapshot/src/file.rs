@@ -5,6 +5,7 @@
 //! | `snapshots.redb` | the store, under the name that the caller chose |
 //! | `snapshots.redb.lock` | locked by the process that has the store open |
 //! | `snapshots.redb.new` | a store in the making; removed when the store is opened |
+//! | `snapshots.redb.salvaged` | what was saved of a damaged store; takes its place |
 //! | `snapshots.redb.damaged-1`, `-2`, … | stores that were set aside, for people to look at |
 
 use std::{
@@ -19,14 +20,15 @@ use redb::Database;
 use crate::{
     error::SnapshotError,
     paged_file::{PagedFile, SharedPagedFile, Unsettled},
+    salvage,
     tables::{self, Fault, contained},
 };
 
-/// What to do with a store whose file is damaged beyond opening.
+/// What to do with a store whose file is damaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnDamage {
-    /// Rename it to `….damaged-N`, log that at error level and begin an empty store: snapshots are
-    /// copies of what the events say. An entity whose events below a snapshot were deleted cannot
+    /// Copy what verifies to a new store, rename the damaged one to `….damaged-N` and log that at
+    /// error level: snapshots are copies of what the events say. An entity whose events below a snapshot were deleted cannot
     /// be recovered then, and whoever recovers it must notice (see the crate's first page).
     #[default]
     SetAside,
@@ -40,10 +42,18 @@ pub(crate) struct Place {
     pub(crate) path: PathBuf,
     pub(crate) cache_bytes: usize,
     pub(crate) on_damage: OnDamage,
+    pub(crate) verify_on_open: bool,
 }
 
 /// What was being done where a write or sync of the file failed.
 pub(crate) const WRITING: &str = "writing";
+
+/// What is appended to the name of a store in the making, and of what was salvaged.
+const NEW: &str = ".new";
+const SALVAGED: &str = ".salvaged";
+
+/// A transaction that fills the new store has about so many bytes.
+const COPY_BYTES: usize = 4 << 20;
 
 /// A read that failed may work the next time; damage stays. This many times it is tried again
 /// before unreadable counts as damaged.
@@ -57,6 +67,8 @@ pub(crate) struct OpenFile {
     pub(crate) paged: Arc<PagedFile>,
     /// Whether it had snapshots when it was opened.
     pub(crate) had_snapshots: bool,
+    /// Snapshots that were lost with the damaged file whose place it took.
+    pub(crate) lost: u64,
 }
 
 impl OpenFile {
@@ -72,9 +84,20 @@ impl OpenFile {
     }
 }
 
+impl OpenFile {
+    /// Closes it without writing, because of damage.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(db) = self.db.take() {
+            salvage::let_go(db, &self.paged);
+        }
+    }
+}
+
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        self.paged.abandon();
+        if self.paged.read_errors() > 0 {
+            self.let_go();
+        }
         // redb writes on close, and may panic where the file is damaged.
         let db = self.db.take();
         let closed = contained(|| {
@@ -125,10 +148,11 @@ impl Place {
     }
 
     /// Opens the store; makes it where there is none, and anew where it is damaged. `verify` reads
-    /// all of it to find damage (about a second for each GB).
+    /// all of it to find damage, whatever the options say.
     pub(crate) fn open(&self, verify: bool) -> Result<OpenFile, SnapshotError> {
         self.remove_unfinished()?;
-        let (mut made, mut read_again) = (false, 0);
+        let verify = verify || self.verify_on_open;
+        let (mut made, mut lost, mut read_again) = (false, 0, 0);
         loop {
             let file = match self.disk.open(&self.path) {
                 Ok(file) => file,
@@ -139,21 +163,30 @@ impl Place {
                 }
                 Err(error) => return Err(self.io("opening", &error)),
             };
-            let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("opening", &e))?);
-            let reason = match contained(|| self.open_tables(&paged, verify && !made)) {
+            let paged = || {
+                // Nothing is written to a file before it is known to be sound.
+                let paged = PagedFile::new(file.clone()).map_err(|e| self.io("opening", &e))?;
+                paged.hold();
+                Ok(Arc::new(paged))
+            };
+            let (probed, paged) = (paged()?, paged()?);
+            let probe = if verify && !made { self.probe(&probed) } else { Ok(()) };
+            let opened = probe.and_then(|()| {
+                paged.inherit(&probed);
+                self.open_tables(&paged)
+            });
+            let reason = match opened {
                 Ok((db, had_snapshots)) => {
-                    return self.opened(OpenFile { db: Some(db), paged, had_snapshots });
+                    return self.opened(OpenFile { db: Some(db), paged, had_snapshots, lost });
                 }
                 Err(Fault::Newer(version)) => return Err(self.newer(version)),
                 Err(Fault::Damaged(reason)) => reason,
             };
-            if paged.read_errors() > 0 && read_again < READ_AGAIN {
+            if paged.read_errors() + probed.read_errors() > 0 && read_again < READ_AGAIN {
                 // What cannot be read may be sound: nothing is repaired for it.
-                paged.abandon();
                 read_again += 1;
                 continue;
             }
-            self.settled(&paged)?;
             if made {
                 // It was on disk a moment ago: the disk does not give back what it took.
                 let message = format!("the new store does not open: {reason}");
@@ -162,8 +195,34 @@ impl Place {
                     path: self.path.clone(),
                     message,
                 });
-            } else {
-                self.set_aside(reason)?;
+            }
+            lost += self.set_aside(reason)?;
+            made = true;
+        }
+    }
+
+    fn probe(&self, paged: &Arc<PagedFile>) -> Result<(), Fault> {
+        // redb would make a new database of an empty file.
+        if redb::StorageBackend::len(&**paged)? == 0 {
+            return Err(Fault::Damaged("the file is empty".into()));
+        }
+        salvage::probe(paged, self.cache_bytes)
+    }
+
+    fn open_tables(&self, paged: &Arc<PagedFile>) -> Result<(Database, bool), Fault> {
+        if redb::StorageBackend::len(&**paged)? == 0 {
+            return Err(Fault::Damaged("the file is empty".into()));
+        }
+        let db = contained(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(self.cache_bytes);
+            Ok(builder.create_with_backend(SharedPagedFile(paged.clone()))?)
+        })?;
+        match contained(|| tables::check(&db)) {
+            Ok(had_snapshots) => Ok((db, had_snapshots)),
+            Err(fault) => {
+                salvage::let_go(db, paged);
+                Err(fault)
             }
         }
     }
@@ -171,50 +230,61 @@ impl Place {
     /// redb writes when it opens a file. A full disk is no reason not to load.
     fn opened(&self, file: OpenFile) -> Result<OpenFile, SnapshotError> {
         file.paged.strict(false);
+        file.paged.release();
         match self.settled(&file.paged) {
             Err(error) if !matches!(error, SnapshotError::DiskFull { .. }) => Err(error),
             _ => Ok(file),
         }
     }
 
-    fn open_tables(&self, paged: &Arc<PagedFile>, verify: bool) -> Result<(Database, bool), Fault> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(self.cache_bytes);
-        // redb would make a new database of an empty file, in place.
-        if redb::StorageBackend::len(&**paged)? == 0 {
-            return Err(Fault::Damaged("the file is empty".into()));
+    /// Makes an empty store under another name and renames it once it is durable: a crash leaves
+    /// no store or a whole one. What was salvaged from a damaged store waits where a crash came
+    /// between two renames, and goes first.
+    fn create(&self) -> Result<(), SnapshotError> {
+        let salvaged = self.sibling(SALVAGED);
+        let renamed = self.disk.rename(&salvaged, &self.path);
+        match renamed.and_then(|()| self.disk.sync_dir(self.dir())) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(self.io("naming", &error)),
         }
-        let mut db = builder.create_with_backend(SharedPagedFile(paged.clone()))?;
-        if verify {
-            db.check_integrity()?;
+        let unfinished = self.sibling(NEW);
+        self.make(&unfinished, |_| Ok(()))?;
+        let renamed = self.disk.rename(&unfinished, &self.path);
+        let named = renamed.and_then(|()| self.disk.sync_dir(self.dir()));
+        if named.is_err() {
+            let _ = self.disk.remove(&unfinished);
         }
-        let had_snapshots = tables::check(&db)?;
-        Ok((db, had_snapshots))
+        named.map_err(|e| self.io("naming", &e))
     }
 
-    /// Makes an empty store under another name and renames it once it is durable: a crash leaves
-    /// no store or a whole one.
-    fn create(&self) -> Result<(), SnapshotError> {
-        let unfinished = self.sibling(".new");
-        let made = self.disk.create(&unfinished).map_err(|e| self.io("creating", &e))?;
-        let result = self.fill(made).and_then(|()| {
-            let renamed = self.disk.rename(&unfinished, &self.path);
-            renamed.and_then(|()| self.disk.sync_dir(self.dir())).map_err(|e| self.io("naming", &e))
-        });
+    /// Makes a store at `path` with what `fill` puts there; it is durable, its name is not.
+    fn make<T>(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&Database) -> Result<T, Fault>,
+    ) -> Result<T, SnapshotError> {
+        let file = self.disk.create(path).map_err(|e| self.io("creating", &e))?;
+        let result = self.fill(file, fill);
         if result.is_err() {
             // It would be removed by the next open; on a full disk its space is wanted now.
-            let _ = self.disk.remove(&unfinished);
+            let _ = self.disk.remove(path);
         }
         result
     }
 
-    fn fill(&self, file: Arc<dyn DiskFile>) -> Result<(), SnapshotError> {
+    fn fill<T>(
+        &self,
+        file: Arc<dyn DiskFile>,
+        fill: impl FnOnce(&Database) -> Result<T, Fault>,
+    ) -> Result<T, SnapshotError> {
         let paged = Arc::new(PagedFile::new(file).map_err(|e| self.io("creating", &e))?);
         let made = contained(|| {
             let db = Database::builder()
                 .set_cache_size(self.cache_bytes)
                 .create_with_backend(SharedPagedFile(paged.clone()))?;
-            tables::create(&db)
+            tables::create(&db)?;
+            fill(&db)
         });
         self.settled(&paged)?;
         made.map_err(|fault| {
@@ -234,7 +304,16 @@ impl Place {
     }
 
     fn remove_unfinished(&self) -> Result<(), SnapshotError> {
-        match self.disk.remove(&self.sibling(".new")) {
+        self.remove(NEW)?;
+        // As long as the store is there, what was salvaged from it may not be whole.
+        match self.disk.open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => self.remove(SALVAGED),
+        }
+    }
+
+    fn remove(&self, suffix: &str) -> Result<(), SnapshotError> {
+        match self.disk.remove(&self.sibling(suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(self.io("removing an unfinished", &error))
             }
@@ -251,21 +330,46 @@ impl Place {
         SnapshotError::Damaged { path: self.path.clone(), reason }
     }
 
-    fn set_aside(&self, reason: String) -> Result<(), SnapshotError> {
+    /// Puts a store with what can be saved in the place of the damaged one. Returns how many
+    /// snapshots are known to be lost.
+    fn set_aside(&self, reason: String) -> Result<u64, SnapshotError> {
         if self.on_damage == OnDamage::Refuse {
             return Err(self.damaged(reason));
         }
-        let to = self.free_name()?;
-        self.disk.rename(&self.path, &to).map_err(|e| self.io("setting aside", &e))?;
-        self.disk.sync_dir(self.dir()).map_err(|e| self.io("setting aside", &e))?;
+        let (salvaged, to) = (self.sibling(SALVAGED), self.free_name()?);
+        let (mut saved, mut lost) = (0, 0);
+        self.make(&salvaged, |db| {
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            let damaged = self.disk.open(&self.path)?;
+            lost = salvage::values(&*damaged, |row| {
+                (saved, bytes) = (saved + 1, bytes + row.0.len() + row.1.len());
+                rows.push(row);
+                if bytes > COPY_BYTES {
+                    bytes = 0;
+                    tables::put(db, &std::mem::take(&mut rows))?;
+                }
+                Ok::<(), Fault>(())
+            })?;
+            tables::put(db, &rows)
+        })?;
+        // Each name is durable before the next one changes, so that a crash finds the damaged
+        // store or all that was saved of it.
+        let sync = || self.disk.sync_dir(self.dir());
+        let rename = |from: &Path, to: &Path| self.disk.rename(from, to).and_then(|()| sync());
+        let renamed = sync()
+            .and_then(|()| rename(&self.path, &to))
+            .and_then(|()| rename(&salvaged, &self.path));
+        renamed.map_err(|e| self.io("setting aside", &e))?;
         tracing::error!(
             path = %self.path.display(),
             set_aside = %to.display(),
             reason,
-            "the snapshot store is damaged: it is set aside and an empty one takes its place; \
+            saved,
+            lost,
+            "the snapshot store is damaged: it is set aside, and a new one has what could be saved; \
              entities whose events were deleted may not be recoverable"
         );
-        Ok(())
+        Ok(lost)
     }
 
     /// The first `….damaged-N` that is not there yet.

@@ -11,6 +11,7 @@
 //! | `value` | a snapshot as a key and a value, and how they are verified |
 //! | `paged_file` | redb's storage on the disk seam: failures of the disk end here |
 //! | `tables` | what is done inside redb: saves, deletes, the lookup |
+//! | `salvage` | a file verified before redb acts on it; a damaged one read, and let go |
 //! | `file` | the file: made, opened, locked, set aside where it is damaged |
 //! | `worker` | the one writer: a transaction of all that is queued, and what follows a failure |
 //! | [`store`] | [`RedbSnapshots`]: the port in one redb file |
@@ -36,8 +37,12 @@
 //! an entity. A value that does not verify counts as absent, and recovery goes on with an older
 //! snapshot or with all events.
 //!
-//! A file that redb cannot open, or that it finds damaged while it writes, is renamed to
-//! `….damaged-N`, and an empty one takes its place: all snapshots in it count as absent.
+//! A damaged file is never written to: redb trusts its pages, and acting on a spoilt one can end the
+//! process in a way that nothing can catch. So when the file is opened, all of its pages are
+//! verified ([`SnapshotOptions::verify_on_open`]), and from then on a page that changed by itself
+//! counts as one that cannot be read. Where damage is found, all values that verify are copied to a
+//! new file, which takes the place of the damaged one; that one is renamed to `….damaged-N` and kept
+//! as it was. How many snapshots were saved is logged, and the rest counts as absent.
 //! [`OnDamage::Refuse`] has the store refuse instead, and leave the file to a person.
 //!
 //! There is one case where absent snapshots cannot be made up for: **events at or below a snapshot
@@ -57,6 +62,7 @@ mod paged_file;
 #[doc(hidden)]
 pub mod planted;
 pub mod port;
+mod salvage;
 pub mod store;
 mod tables;
 mod value;

@@ -14,13 +14,16 @@
 //!   finds that page damaged, and only that one. Only for loads, though: what redb writes follows
 //!   from what it reads, and what it repairs too. So while it opens the file or writes
 //!   ([`PagedFile::strict`]) it does hear of a failed read, and after any the file is opened again
-//!   before anything is written ([`PagedFile::abandon`]), for redb caches pages.
+//!   before anything is written ([`PagedFile::refuse`]), for redb caches pages.
+//! - **A block that changed since it was read or written**: a failed read. redb compares checksums
+//!   only when it is asked to; so those of all blocks of 4 KiB are kept here (1 MiB for each GiB),
+//!   and what was sound when the file was opened is either still sound or does not reach redb.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt, io,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -62,27 +65,90 @@ pub(crate) struct PagedFile {
     pending: RwLock<Pending>,
     read_errors: AtomicU64,
     strict: AtomicBool,
+    /// Nothing goes to the file as long as this is set.
+    held: AtomicBool,
+    /// Every operation fails from now on.
+    refused: AtomicBool,
+    /// The header is shown with the marks of a crash in the middle of the last commit.
+    distrusted: AtomicBool,
+    /// Checksums of the file's blocks; [`UNKNOWN`] for those not seen yet.
+    sums: Mutex<Vec<u32>>,
+}
+
+const BLOCK: usize = 4096;
+const UNKNOWN: u32 = 0;
+/// The byte of redb's header that holds these flags.
+const FLAGS_AT: usize = 9;
+const RECOVERY_REQUIRED: u8 = 2;
+const TWO_PHASE_COMMIT: u8 = 4;
+
+fn sum(block: &[u8]) -> u32 {
+    match crc32c::crc32c(block) {
+        UNKNOWN => 1,
+        sum => sum,
+    }
 }
 
 impl PagedFile {
     /// A file that redb is about to open: strict until [`PagedFile::strict`] says otherwise.
     pub(crate) fn new(file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let pending = Pending { len: file.len()?, ..Pending::default() };
-        let (read_errors, strict) = (AtomicU64::new(0), AtomicBool::new(true));
-        Ok(Self { file, pending: RwLock::new(pending), read_errors, strict })
+        Ok(Self {
+            file,
+            pending: RwLock::new(pending),
+            read_errors: AtomicU64::new(0),
+            strict: AtomicBool::new(true),
+            held: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            distrusted: AtomicBool::new(false),
+            sums: Mutex::default(),
+        })
+    }
+
+    /// What redb writes stays in memory until [`PagedFile::release`].
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// What redb writes goes to the file when it syncs; what it has written goes with the next
+    /// [`PagedFile::settle`].
+    pub(crate) fn release(&self) {
+        self.held.store(false, Ordering::Release);
+    }
+
+    /// Has every operation fail from now on: nothing more is written.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
+    /// Has redb verify the last commit when it opens the file, and go back to the one before it
+    /// where that does not verify, as after a crash.
+    pub(crate) fn distrust_last_commit(&self) {
+        self.distrusted.store(true, Ordering::Release);
+    }
+
+    /// Whether the header says that the last commit was made in two phases.
+    pub(crate) fn two_phase(&self) -> io::Result<bool> {
+        let mut flags = [0; FLAGS_AT + 1];
+        redb::StorageBackend::read(self, 0, &mut flags)?;
+        Ok(flags[FLAGS_AT] & TWO_PHASE_COMMIT != 0)
+    }
+
+    /// Takes over what another one knows of the same file, of which it has written nothing.
+    pub(crate) fn inherit(&self, other: &PagedFile) {
+        *self.sums() = std::mem::take(&mut *other.sums());
+    }
+
+    fn check_refused(&self) -> io::Result<()> {
+        match self.refused.load(Ordering::Acquire) {
+            true => Err(io::Error::other("the file is given up")),
+            false => Ok(()),
+        }
     }
 
     /// Whether redb hears of failed reads from now on.
     pub(crate) fn strict(&self, on: bool) {
         self.strict.store(on, Ordering::Release);
-    }
-
-    /// Where a read has failed: writes nothing any more, whatever redb makes of what it read.
-    pub(crate) fn abandon(&self) {
-        if self.read_errors() > 0 {
-            self.strict(true);
-            self.pending_mut().unsettled = Some(Unsettled::Failed("a read failed".into()));
-        }
     }
 
     /// How many reads the disk failed.
@@ -92,6 +158,12 @@ impl PagedFile {
 
     /// Writes what is left to write. Ok where everything that redb synced is durable.
     pub(crate) fn settle(&self) -> Result<(), Unsettled> {
+        if self.held.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Err(error) = self.check_refused() {
+            return Err(Unsettled::Failed(error.to_string()));
+        }
         // redb has one writer, so nothing is added to `sealed` meanwhile; reads go on.
         loop {
             let epoch = {
@@ -112,6 +184,7 @@ impl PagedFile {
             }
             pending.unsettled = None;
             pending.sealed.pop_front();
+            self.know(&epoch);
         }
     }
 
@@ -134,19 +207,68 @@ impl PagedFile {
         self.file.sync_data().map_err(|error| Unsettled::Failed(format!("syncing: {error}")))
     }
 
-    fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.file.read_at(offset, out) {
-            Ok(read) => out[read..].fill(0),
-            Err(error) => {
-                self.read_errors.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(%error, offset, bytes = out.len(), "a snapshot page is unreadable");
-                if self.strict.load(Ordering::Acquire) {
-                    return Err(error);
-                }
-                out.fill(0);
+    fn read_file(&self, pending: &Pending, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let read = self.file.read_at(offset, out).and_then(|read| {
+            out[read..].fill(0);
+            self.compare(pending, offset, out)
+        });
+        if let Err(error) = read {
+            self.read_errors.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%error, offset, bytes = out.len(), "a snapshot page is unreadable");
+            if self.strict.load(Ordering::Acquire) {
+                return Err(error);
+            }
+            out.fill(0);
+        } else if offset == 0 && out.len() > FLAGS_AT && self.distrusted.load(Ordering::Acquire) {
+            out[FLAGS_AT] = out[FLAGS_AT] & !TWO_PHASE_COMMIT | RECOVERY_REQUIRED;
+        }
+        Ok(())
+    }
+
+    /// Compares the whole blocks of what was read with what they were before.
+    fn compare(&self, pending: &Pending, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut sums = self.sums();
+        for (block, bytes) in whole_blocks(offset, bytes) {
+            let from = block as u64 * BLOCK as u64;
+            // What is being written reads as anything, and what is pending lies over it.
+            let mut epochs = pending.sealed.iter().map(|epoch| &**epoch).chain([&pending.open]);
+            if epochs.any(|epoch| epoch.touches(from, from + BLOCK as u64)) {
+                continue;
+            }
+            if sums.len() <= block {
+                sums.resize(block + 1, UNKNOWN);
+            }
+            match sums[block] {
+                UNKNOWN => sums[block] = sum(bytes),
+                known if known == sum(bytes) => {}
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the page changed")),
             }
         }
         Ok(())
+    }
+
+    /// Takes up the checksums of what was written.
+    fn know(&self, epoch: &Epoch) {
+        let mut sums = self.sums();
+        if let Some((least, _)) = epoch.resized {
+            sums.truncate((least / BLOCK as u64) as usize);
+        }
+        for (offset, bytes) in &epoch.parts {
+            let (first, end) =
+                (*offset as usize / BLOCK, (*offset as usize + bytes.len()).div_ceil(BLOCK));
+            if sums.len() < end {
+                sums.resize(end, UNKNOWN);
+            }
+            // A block that was written in part is known when it is read again.
+            sums[first..end].fill(UNKNOWN);
+            for (block, bytes) in whole_blocks(*offset, bytes) {
+                sums[block] = sum(bytes);
+            }
+        }
+    }
+
+    fn sums(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pending(&self) -> RwLockReadGuard<'_, Pending> {
@@ -159,7 +281,21 @@ impl PagedFile {
     }
 }
 
+/// The whole blocks of `bytes`, which start at `offset`, by their number in the file.
+fn whole_blocks(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let first = (offset as usize).div_ceil(BLOCK);
+    let skipped = (first * BLOCK - offset as usize).min(bytes.len());
+    bytes[skipped..].chunks_exact(BLOCK).enumerate().map(move |(n, block)| (first + n, block))
+}
+
 impl Epoch {
+    /// Whether any byte from `from` to `to` was changed.
+    fn touches(&self, from: u64, to: u64) -> bool {
+        let last = self.parts.range(..to).next_back();
+        self.resized.is_some_and(|(least, _)| least < to)
+            || last.is_some_and(|(start, bytes)| start + bytes.len() as u64 > from)
+    }
+
     fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.resized.is_none()
     }
@@ -220,13 +356,15 @@ impl redb::StorageBackend for PagedFile {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         // The lock is held across the read of the file, so that no epoch leaves memory between.
         let pending = self.pending();
-        self.read_file(offset, out)?;
+        self.check_refused()?;
+        self.read_file(&pending, offset, out)?;
         pending.sealed.iter().for_each(|epoch| epoch.overlay(offset, out));
         pending.open.overlay(offset, out);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check_refused()?;
         let mut pending = self.pending_mut();
         pending.len = len;
         pending.open.resize(len);
@@ -234,6 +372,7 @@ impl redb::StorageBackend for PagedFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_refused()?;
         let mut pending = self.pending_mut();
         pending.len = pending.len.max(offset.saturating_add(data.len() as u64));
         pending.open.write(offset, data);
@@ -241,6 +380,7 @@ impl redb::StorageBackend for PagedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.check_refused()?;
         let mut pending = self.pending_mut();
         if !pending.open.is_empty() {
             let epoch = std::mem::take(&mut pending.open);

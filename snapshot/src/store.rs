@@ -43,8 +43,9 @@ pub struct RedbSnapshots {
 impl RedbSnapshots {
     /// Opens the store in the file at `path`; makes it and its folder where there is none.
     ///
-    /// After a crash redb reads and verifies the whole file, which takes about a second for each
-    /// GB; after a shutdown it does not.
+    /// All pages are read and verified, unless
+    /// [`verify_on_open`](SnapshotOptions::verify_on_open) is switched off; after a crash redb does
+    /// that once more.
     ///
     /// # Errors
     /// [`SnapshotError::Locked`] where another process has it open; what else the file system or
@@ -60,6 +61,7 @@ impl RedbSnapshots {
             path: path.into(),
             cache_bytes: options.cache_bytes,
             on_damage: options.on_damage,
+            verify_on_open: options.verify_on_open,
         };
         let opened = env.offload(move || {
             let lock = place.lock()?;

@@ -161,6 +161,18 @@ pub(crate) enum Done {
     Deleted(u64),
 }
 
+/// Puts rows into a new file.
+pub(crate) fn put(db: &Database, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Fault> {
+    let txn = db.begin_write()?;
+    {
+        let mut table = txn.open_table(SNAPSHOTS)?;
+        for (key, stored) in rows {
+            table.insert(key.as_slice(), stored.as_slice())?;
+        }
+    }
+    Ok(txn.commit()?)
+}
+
 type Snapshots<'txn> = Table<'txn, &'static [u8], &'static [u8]>;
 
 /// Makes all changes in one transaction. Returns what became of each, and how many entries did not

@@ -31,6 +31,10 @@ pub struct SnapshotOptions {
     pub max_queued_bytes: usize,
     /// What to do with a damaged file. Default: set it aside.
     pub on_damage: OnDamage,
+    /// Whether all pages are read and verified when the file is opened, which takes a second
+    /// or a few for each GB. Without it a bit that flipped in redb's own lists can end the process,
+    /// and end it again after each restart. Default: true.
+    pub verify_on_open: bool,
 }
 
 impl Default for SnapshotOptions {
@@ -41,6 +45,7 @@ impl Default for SnapshotOptions {
             cache_bytes: 64 << 20,
             max_queued_bytes: 256 << 20,
             on_damage: OnDamage::default(),
+            verify_on_open: true,
         }
     }
 }
@@ -92,9 +97,9 @@ impl Shared {
     pub(crate) fn new(file: OpenFile, options: &SnapshotOptions) -> Self {
         Self {
             any: AtomicBool::new(file.had_snapshots),
+            damaged: AtomicU64::new(file.lost),
             file: RwLock::new(File::Open(file)),
             closed: AtomicBool::new(false),
-            damaged: AtomicU64::new(0),
             queued_bytes: AtomicUsize::new(0),
             max_queued_bytes: options.max_queued_bytes,
         }
@@ -335,8 +340,13 @@ impl Worker {
             return;
         }
         tracing::warn!(reason, path = %self.place.path.display(), "opening the snapshots again");
-        drop(self.shared.replace(File::Broken(SnapshotError::Closed)));
+        if let File::Open(mut file) = self.shared.replace(File::Broken(SnapshotError::Closed)) {
+            file.let_go();
+        }
         let opened = self.place.open(verify);
+        if let Ok(file) = &opened {
+            self.shared.damaged.fetch_add(file.lost, Ordering::Relaxed);
+        }
         if let Err(error) = &opened {
             tracing::error!(%error, "the snapshots cannot be opened again");
             if let SnapshotError::Io { doing: WRITING, .. } = error {

@@ -195,13 +195,42 @@ async fn a_damaged_value_gives_way_to_an_older_one() {
     for at in (0..bytes.len() - newest.len()).filter(|at| bytes[*at..].starts_with(newest)) {
         disk.change(&path(), |bytes| bytes[at] ^= 1);
     }
-    let store = open(&disk).await.expect("opens");
+    let unverified = SnapshotOptions { verify_on_open: false, ..SnapshotOptions::default() };
+    let store = open_with(&disk, unverified).await.expect("opens");
     assert_eq!(store.damaged(), 0);
     assert_eq!(store.load(&id("1"), Criteria::ALL).await, Ok(Some(snap("1", 8))));
     assert_eq!(store.damaged(), 1);
     let saved = store.save(vec![snap("1", 22)], Retention::newest(2)).await.expect("saves");
     assert_eq!(saved[0].oldest, Seq(8), "the damaged one does not count as kept");
     assert_eq!(store.delete(&id("1"), Criteria::ALL).await, Ok(2), "it is gone");
+}
+
+/// The damaged file stays as it was; all that verifies is in the new one.
+#[tokio::test]
+async fn what_verifies_is_saved_from_a_damaged_file() {
+    quiet_redb();
+    let disk = MemDisk::default();
+    let store = open(&disk).await.expect("opens");
+    for seq in [8, 15] {
+        let batch = (0..KEYS).map(|k| snap(&k.to_string(), seq)).collect();
+        store.save(batch, Retention::All).await.expect("saves");
+    }
+    store.shutdown().await;
+    let (bytes, newest) = (disk.read(&path()), snap("7", 15).state);
+    for at in (0..bytes.len() - newest.len()).filter(|at| bytes[*at..].starts_with(&newest)) {
+        disk.change(&path(), |bytes| bytes[at] ^= 1);
+    }
+    let damaged = disk.read(&path());
+    let store = open(&disk).await.expect("opens");
+    assert_eq!(store.damaged(), 1);
+    for key in (0..KEYS).map(|k| k.to_string()) {
+        let seq = if key == "7" { 8 } else { 15 };
+        assert_eq!(store.load(&id(&key), Criteria::ALL).await, Ok(Some(snap(&key, seq))));
+    }
+    let aside = path().with_file_name("snapshots.redb.damaged-1");
+    assert_eq!(disk.read(&aside), damaged, "it is kept as it was");
+    store.shutdown().await;
+    assert_eq!(open(&disk).await.expect("opens").damaged(), 0);
 }
 
 /// Reads that fail give what a damaged page gives: nothing, and never an error that stops others.
