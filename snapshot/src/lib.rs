@@ -9,6 +9,7 @@
 //! | [`port`] | [`Snapshot`], [`Criteria`] and the [`SnapshotStore`] trait: save, load, delete |
 //! | [`memory`] | the port in memory |
 //! | `value` | a snapshot as a key and a value, and how they are verified |
+//! | `epoch` | what is written between two syncs |
 //! | `paged_file` | redb's storage on the disk seam: failures of the disk end here |
 //! | `tables` | what is done inside redb: saves, deletes, the lookup |
 //! | `salvage` | a file verified before redb acts on it; a damaged one read, and let go |
@@ -54,6 +55,7 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+mod epoch;
 pub mod error;
 mod file;
 pub mod memory;

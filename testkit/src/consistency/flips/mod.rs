@@ -6,10 +6,6 @@
 //! snapshot, absence is right too where it was reported. (Absence that was not is counted: a store
 //! that reads a spoilt page finds fewer keys, and whoever recovers from it replays more events.)
 //!
-//! redb itself can end the process: where a page of its free lists is spoilt it panics, and once
-//! more while it unwinds, which nothing can catch. Run many seeds of this scenario in several
-//! processes then; the seed that aborts is found by halving.
-//!
 //! One thing is beyond what one disk can tell: where both the last group commit and the mark that
 //! was written after it are spoilt, they look like a torn tail. Such seeds are counted as `beyond`.
 
