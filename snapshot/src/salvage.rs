@@ -77,37 +77,35 @@ pub(crate) fn values<E>(
     file: &dyn DiskFile,
     mut seen: impl FnMut(Row) -> Result<(), E>,
 ) -> Result<u64, E> {
-    let Some((mut walk, slots)) = Walk::begin(file) else { return Ok(0) };
-    for slot in slots {
-        let mut tables = Vec::new();
-        let Some(root) = number(&slot, 8) else { continue };
-        let found: Result<(), E> = walk.tree(root, &mut |key, stored| {
-            if key == b"snapshots" {
-                tables.push(stored.to_vec());
-            }
-            Ok(())
-        });
-        found?;
-        // Type u8, length u64, whether there is a root u8, the root's page.
-        let Some(table) = tables.first() else { continue };
-        let (Some(len), Some(root)) = (number(table, 1), number(table, 10)) else { continue };
-        if table.get(9) == Some(&0) {
-            return Ok(0);
+    // Only the last commit: from the one before, what was deleted or replaced since would come back.
+    let Some((mut walk, slot)) = Walk::begin(file) else { return Ok(0) };
+    let mut tables = Vec::new();
+    let Some(root) = number(&slot, 8) else { return Ok(0) };
+    let found: Result<(), E> = walk.tree(root, &mut |key, stored| {
+        if key == b"snapshots" {
+            tables.push(stored.to_vec());
         }
-        let (mut saved, mut unverified) = (0u64, 0u64);
-        walk.tree(root, &mut |key, stored| {
-            let prefix = &key[..key.len().saturating_sub(8)];
-            if value::verify(prefix, key, stored).is_err() {
-                unverified += 1;
-                return Ok(());
-            }
-            saved += 1;
-            seen((key.to_vec(), stored.to_vec()))
-        })?;
-        let plausible = len <= walk.len / 28;
-        return Ok(if plausible { len.saturating_sub(saved) } else { unverified });
+        Ok(())
+    });
+    found?;
+    // Type u8, length u64, whether there is a root u8, the root's page.
+    let Some(table) = tables.first() else { return Ok(0) };
+    let (Some(len), Some(root)) = (number(table, 1), number(table, 10)) else { return Ok(0) };
+    if table.get(9) == Some(&0) {
+        return Ok(0);
     }
-    Ok(0)
+    let (mut saved, mut unverified) = (0u64, 0u64);
+    walk.tree(root, &mut |key, stored| {
+        let prefix = &key[..key.len().saturating_sub(8)];
+        if value::verify(prefix, key, stored).is_err() {
+            unverified += 1;
+            return Ok(());
+        }
+        saved += 1;
+        seen((key.to_vec(), stored.to_vec()))
+    })?;
+    let plausible = len <= walk.len / 28;
+    Ok(if plausible { len.saturating_sub(saved) } else { unverified })
 }
 
 /// A walk through trees of which nothing is believed: each page is looked at once, and no number
@@ -121,8 +119,8 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Also gives the two commits, the last one first.
-    fn begin(file: &'a dyn DiskFile) -> Option<(Self, [Vec<u8>; 2])> {
+    /// Also gives the last commit.
+    fn begin(file: &'a dyn DiskFile) -> Option<(Self, Vec<u8>)> {
         let len = file.len().ok()?;
         let mut header = [0; 320];
         if file.read_at(0, &mut header).ok()? < header.len() {
@@ -130,10 +128,10 @@ impl<'a> Walk<'a> {
         }
         let region_header_pages = number(&header, 16)? & u64::from(u32::MAX);
         let region_pages = region_header_pages + (number(&header, 16)? >> 32);
-        let (first, second) = (header[64..192].to_vec(), header[192..].to_vec());
-        let slots = if header[9] & 1 == 0 { [first, second] } else { [second, first] };
+        let slot = if header[9] & 1 == 0 { &header[64..192] } else { &header[192..] };
+        let slot = slot.to_vec();
         let visited = BTreeSet::new();
-        Some((Self { file, len, region_header_pages, region_pages, visited }, slots))
+        Some((Self { file, len, region_header_pages, region_pages, visited }, slot))
     }
 
     /// A page's number: index (20 bits), region (20 bits), order (the highest 5 bits).
