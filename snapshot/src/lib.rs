@@ -41,7 +41,7 @@
 //! A damaged file is never written to: redb trusts its pages, and acting on a spoilt one can end the
 //! process in a way that nothing can catch. So when the file is opened, all of its pages are
 //! verified ([`SnapshotOptions::verify_on_open`]), and from then on a page that changed by itself
-//! counts as one that cannot be read. Where damage is found, all values that verify are copied to a
+//! counts as one that cannot be read. Where damage is found, the values on sound pages are copied to a
 //! new file, which takes the place of the damaged one; that one is renamed to `….damaged-N` and kept
 //! as it was. How many snapshots were saved is logged, and the rest counts as absent.
 //! [`OnDamage::Refuse`] has the store refuse instead, and leave the file to a person.

@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use duractor_journal::disk::DiskFile;
 use redb::{Database, DatabaseError, StorageError};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     paged_file::{PagedFile, SharedPagedFile},
@@ -80,7 +81,7 @@ pub(crate) fn values<E>(
     // Only the last commit: from the one before, what was deleted or replaced since would come back.
     let Some((mut walk, slot)) = Walk::begin(file) else { return Ok(0) };
     let mut tables = Vec::new();
-    let Some(root) = number(&slot, 8) else { return Ok(0) };
+    let Some(root) = child(&slot, 8, 16) else { return Ok(0) };
     let found: Result<(), E> = walk.tree(root, &mut |key, stored| {
         if key == b"snapshots" {
             tables.push(stored.to_vec());
@@ -90,7 +91,7 @@ pub(crate) fn values<E>(
     found?;
     // Type u8, length u64, whether there is a root u8, the root's page.
     let Some(table) = tables.first() else { return Ok(0) };
-    let (Some(len), Some(root)) = (number(table, 1), number(table, 10)) else { return Ok(0) };
+    let (Some(len), Some(root)) = (number(table, 1), child(table, 10, 18)) else { return Ok(0) };
     if table.get(9) == Some(&0) {
         return Ok(0);
     }
@@ -151,19 +152,25 @@ impl<'a> Walk<'a> {
         (read == bytes.len()).then_some(bytes)
     }
 
+    /// Only pages that have the checksum which the page above them tells: others may be whole and
+    /// yet be of another commit.
     fn tree<E>(
         &mut self,
-        root: u64,
+        root: Child,
         seen: &mut impl FnMut(&[u8], &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut ahead = vec![root];
         while let Some(page) = ahead.pop() {
-            let Some(bytes) = self.page(page) else { continue };
+            let Some(bytes) = self.page(page.number) else { continue };
+            if used(&bytes).map(xxh3_128) != Some(page.checksum) {
+                continue;
+            }
             let count = usize::from(u16::from_le_bytes([bytes[2], bytes[3]]));
             match bytes[0] {
                 // A checksum (16 bytes) for each child, then its number.
                 BRANCH => ahead.extend(
-                    (0..=count).map_while(|n| number(&bytes, 8 + 16 * (count + 1) + 8 * n)),
+                    (0..=count)
+                        .map_while(|n| child(&bytes, 8 + 16 * (count + 1) + 8 * n, 8 + 16 * n)),
                 ),
                 LEAF => {
                     for n in 0..count {
@@ -177,6 +184,31 @@ impl<'a> Walk<'a> {
         }
         Ok(())
     }
+}
+
+/// A page, and the checksum that it must have.
+#[derive(Clone, Copy)]
+struct Child {
+    number: u64,
+    checksum: u128,
+}
+
+fn child(bytes: &[u8], number_at: usize, checksum_at: usize) -> Option<Child> {
+    let checksum = bytes.get(checksum_at..checksum_at.checked_add(16)?)?;
+    let checksum = u128::from_le_bytes(checksum.try_into().ok()?);
+    Some(Child { number: number(bytes, number_at)?, checksum })
+}
+
+/// The part of a page that its checksum covers: up to the end of its last value or key.
+fn used(bytes: &[u8]) -> Option<&[u8]> {
+    let count = usize::from(u16::from_le_bytes([bytes[2], bytes[3]]));
+    let last_end = match bytes[0] {
+        LEAF => 4 + 4 * (2 * count).checked_sub(1)?,
+        BRANCH => 8 + 24 * (count + 1) + 4 * count.checked_sub(1)?,
+        _ => return None,
+    };
+    let end = bytes.get(last_end..last_end.checked_add(4)?)?;
+    bytes.get(..u32::from_le_bytes(end.try_into().ok()?) as usize)
 }
 
 /// An entry of a leaf: where each key ends, where each value ends, the keys, the values.

@@ -205,7 +205,7 @@ async fn a_damaged_value_gives_way_to_an_older_one() {
     assert_eq!(store.delete(&id("1"), Criteria::ALL).await, Ok(2), "it is gone");
 }
 
-/// The damaged file stays as it was; all that verifies is in the new one.
+/// The damaged file stays as it was; what is on sound pages is in the new one.
 #[tokio::test]
 async fn what_verifies_is_saved_from_a_damaged_file() {
     quiet_redb();
@@ -222,11 +222,18 @@ async fn what_verifies_is_saved_from_a_damaged_file() {
     }
     let damaged = disk.read(&path());
     let store = open(&disk).await.expect("opens");
-    assert_eq!(store.damaged(), 1);
+    // The snapshots on the damaged page are lost together: which of them are sound cannot be told.
+    let lost = store.damaged();
+    assert!((1..=16).contains(&lost), "{lost}");
+    let mut older = Vec::new();
     for key in (0..KEYS).map(|k| k.to_string()) {
-        let seq = if key == "7" { 8 } else { 15 };
-        assert_eq!(store.load(&id(&key), Criteria::ALL).await, Ok(Some(snap(&key, seq))));
+        let found = store.load(&id(&key), Criteria::ALL).await.expect("loads");
+        if found != Some(snap(&key, 15)) {
+            assert!(found.is_none() || found == Some(snap(&key, 8)), "{found:?}");
+            older.push(key);
+        }
     }
+    assert!(older.contains(&"7".to_owned()) && older.len() as u64 <= lost, "{older:?}");
     let aside = path().with_file_name("snapshots.redb.damaged-1");
     assert_eq!(disk.read(&aside), damaged, "it is kept as it was");
     store.shutdown().await;
