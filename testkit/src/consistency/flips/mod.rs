@@ -25,7 +25,7 @@ mod spoil;
 use duractor_journal::{
     EventRecord, Journal, JournalError, LogJournal, Position, ReplayRange, ShardId,
 };
-use duractor_snapshot::{Criteria, RedbSnapshots, Snapshot, SnapshotStore};
+use duractor_snapshot::{Criteria, RedbSnapshots, Snapshot, SnapshotOptions, SnapshotStore};
 
 use self::{
     base::{ENTITIES, LOG, SNAPSHOTS, base, options},
@@ -53,7 +53,7 @@ pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
         let result = run_sim(seed, async |sim| {
             let mut env = sim.env();
             env.disk = disk.mount();
-            let mut trial = Trial { base: &base, disk: &disk, env, rng, trace, report };
+            let mut trial = Trial { planted, base: &base, disk: &disk, env, rng, trace, report };
             if trial.rng.chance(0.6) { trial.log().await } else { trial.snapshots().await }
         });
         report.take_faults(&disk);
@@ -146,7 +146,10 @@ impl Trial<'_> {
         if early {
             self.spoil(SNAPSHOTS);
         }
-        let opened = RedbSnapshots::open(SNAPSHOTS, options(), self.env.clone()).await;
+        // Who checks nothing does not check when opening either: that would find it first.
+        let verify_on_open = self.planted != Some(Planted::UncheckedSnapshot);
+        let options = SnapshotOptions { verify_on_open, ..options() };
+        let opened = RedbSnapshots::open(SNAPSHOTS, options, self.env.clone()).await;
         let store = match opened {
             Ok(store) => store,
             Err(error) => {

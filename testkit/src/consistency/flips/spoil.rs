@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use duractor_journal::{Env, disk::Disk};
 
 use super::{
-    super::{Report, report::Trace},
+    super::{Planted, Report, report::Trace},
     base::Base,
     frames::{End, Frame, frames, is_log},
 };
@@ -15,6 +15,7 @@ const SECTOR: usize = 512;
 
 /// One way of spoiling the files.
 pub(super) struct Trial<'a> {
+    pub(super) planted: Option<Planted>,
     pub(super) base: &'a Base,
     pub(super) disk: &'a Arc<SimDisk>,
     pub(super) env: Env,
