@@ -73,6 +73,9 @@ pub(crate) enum RootMessage {
     Failed,
 }
 
+// Local only: never sent to another node.
+impl ractor::Message for RootMessage {}
+
 /// The node's actor.
 pub(crate) type Root = ActorRef<RootMessage>;
 

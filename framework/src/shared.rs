@@ -25,6 +25,9 @@ pub(crate) enum ShardMessage {
     Start(Arc<dyn Startable>),
 }
 
+// Local only: never sent to another node.
+impl ractor::Message for ShardMessage {}
+
 /// An entity as its shard's actor sees it: something to spawn and to hear of again when its actor
 /// ended.
 pub(crate) trait Startable: Send + Sync {

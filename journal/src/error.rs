@@ -2,7 +2,10 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use crate::id::{EntityId, Seq, ShardId, Term};
+use crate::{
+    id::{EntityId, Seq, ShardId, Term},
+    transport::Member,
+};
 
 /// Whether an operation that failed may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,6 +134,40 @@ pub enum JournalError {
         /// What the operating system said.
         message: String,
     },
+    /// This node does not lead the shard's group. Nothing was written; go to the leader.
+    #[error("this node does not lead {shard}{}", .leader.map(|l| format!("; {l} does")).unwrap_or_default())]
+    NotLeader {
+        /// The shard.
+        shard: ShardId,
+        /// Who leads it, if known. None right after a change, and where there is no quorum.
+        leader: Option<Member>,
+    },
+    /// The write was handed to the group, and then its leader changed or lost its quorum: it may
+    /// have been committed, or may still be. A retry with the same request id takes effect once.
+    #[error("whether the write to {shard} was committed is not known: {reason}")]
+    OutcomeUnknown {
+        /// The shard.
+        shard: ShardId,
+        /// What happened.
+        reason: String,
+    },
+    /// The shard cannot be served now, as where no quorum of its replicas is reachable. Nothing was
+    /// written.
+    #[error("{shard} is not available: {reason}")]
+    Unavailable {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+    /// A change of a group's members or leader was refused, or could not be finished.
+    #[error("the members of {shard} are not changed: {reason}")]
+    Membership {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
     /// The journal was shut down before the write was taken up.
     #[error("the journal is shut down")]
     Closed,
@@ -154,7 +191,9 @@ impl JournalError {
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
-            JournalError::FailedUnderWay { .. } => Effect::Unknown,
+            JournalError::FailedUnderWay { .. } | JournalError::OutcomeUnknown { .. } => {
+                Effect::Unknown
+            }
             _ => Effect::None,
         }
     }

@@ -7,7 +7,7 @@
 //! | [`id`] | entities, shards, sequence numbers, positions, terms |
 //! | [`record`] | what is written and what is read back |
 //! | [`error`] | what can go wrong, and whether the write may have happened |
-//! | [`disk`], [`env`](mod@env) | the seams to the outside world |
+//! | [`disk`], [`env`](mod@env), [`transport`] | the seams to the outside world |
 //! | [`port`] | the [`Journal`] trait: append, replay, head, delete, tail |
 //! | [`check`] | whether a batch is fit to be written |
 //! | [`memory`] | the port in memory |
@@ -28,11 +28,15 @@ pub mod memory;
 pub mod planted;
 pub mod port;
 pub mod record;
+pub mod transport;
 
 pub use env::Env;
 pub use error::{Corruption, Effect, JournalError};
 pub use id::{EntityId, InvalidId, Position, Seq, ShardId, Term, Timestamp};
 pub use log::{LogConfig, LogJournal, LogUsage};
 pub use memory::MemoryJournal;
-pub use port::{AppendDone, Appended, Head, Journal, RecordChunks, ReplayRange};
+pub use port::{
+    Ack, AppendDone, Appended, Head, Journal, Ownership, Ownerships, RecordChunks, ReplayRange,
+};
 pub use record::{AppendBatch, EventRecord, Limits, NewEvent, Request, RequestId};
+pub use transport::{Member, NodeId, Transport};

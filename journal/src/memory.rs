@@ -25,7 +25,7 @@ use crate::{
     check::check_batch,
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
-    port::{AppendDone, Head, Journal, RecordChunks, ReplayRange},
+    port::{Ack, AppendDone, Head, Journal, RecordChunks, ReplayRange},
     record::{AppendBatch, EventRecord, Limits},
 };
 
@@ -126,7 +126,7 @@ impl Journal for MemoryJournal {
         Box::pin(async move { accepted?.await.map_err(|_| JournalError::Closed) })
     }
 
-    fn submit(&self, batch: AppendBatch, done: AppendDone) {
+    fn submit_with(&self, batch: AppendBatch, _: Ack, done: AppendDone) {
         if let Some((error, done)) = self.inner.accept_append(batch, done) {
             done(Err(error));
         }

@@ -4,14 +4,55 @@
 //! [`LogJournal`](crate::LogJournal) in files. Both pass the suite in [`crate::contract`], and so
 //! must any other implementation.
 
-use futures_util::{future::BoxFuture, stream::BoxStream};
+use futures_util::{
+    StreamExt,
+    future::{self, BoxFuture},
+    stream::{self, BoxStream},
+};
 use tokio::sync::oneshot;
 
 use crate::{
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
     record::{AppendBatch, EventRecord, Limits},
+    transport::Member,
 };
+
+/// When a batch is acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// When it is on the disks of a quorum of the shard's voters. Nothing acknowledged is ever lost
+    /// while a quorum of disks survives.
+    #[default]
+    Quorum,
+    /// When it is on the disks of all the shard's voters. While one of them is away, appends end in
+    /// an error whose effect is unknown.
+    All,
+    /// When it is on this node's disk, before any other node has it. What was acknowledged within
+    /// the last moments is **lost** when this node dies before the others have it. Only for what may
+    /// be lost.
+    Leader,
+}
+
+/// Who runs the entities of a shard, as this node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// This node: it may [`claim`](Journal::claim) the shard. A new leadership comes with a greater
+    /// term.
+    Mine {
+        /// The term of the leadership.
+        term: Term,
+    },
+    /// Another node, or none that is known now (an election goes on, or this node has lost touch
+    /// with the quorum).
+    Other {
+        /// Where to go, if known.
+        leader: Option<Member>,
+    },
+}
+
+/// Changes of ownership; first comes what holds now, for every shard.
+pub type Ownerships = BoxStream<'static, (ShardId, Ownership)>;
 
 /// Where a batch was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +125,27 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Takes a batch to write; `done` hears when it is committed or refused (it may be called
     /// before this returns). The order of calls is the order of the batches.
-    fn submit(&self, batch: AppendBatch, done: AppendDone);
+    fn submit(&self, batch: AppendBatch, done: AppendDone) {
+        self.submit_with(batch, Ack::Quorum, done);
+    }
+
+    /// [`submit`](Journal::submit) with another moment of acknowledgement. A journal on one node
+    /// takes all of them for the same.
+    fn submit_with(&self, batch: AppendBatch, ack: Ack, done: AppendDone);
+
+    /// Waits until reads on this node see everything that was committed anywhere before the call:
+    /// then they are linearizable. Returns the position that they reflect at least. Without it,
+    /// reads may be stale.
+    fn barrier(&self, shard: ShardId) -> BoxFuture<'static, Result<Position, JournalError>> {
+        let _ = shard;
+        Box::pin(future::ready(Ok(Position::ZERO)))
+    }
+
+    /// Who runs the shards' entities, now and in future. On one node always this one.
+    fn ownerships(&self) -> Ownerships {
+        let mine = (0..self.shards()).map(|n| (ShardId(n), Ownership::Mine { term: Term(0) }));
+        stream::iter(mine.collect::<Vec<_>>()).chain(stream::pending()).boxed()
+    }
 
     /// [`submit`](Journal::submit) as a future. The batch is taken up by the call, not by the first
     /// poll.

@@ -12,8 +12,8 @@ use std::{
 };
 
 use duractor_journal::{
-    AppendBatch, AppendDone, Appended, EntityId, EventRecord, Head, Journal, JournalError, Limits,
-    MemoryJournal, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
+    Ack, AppendBatch, AppendDone, Appended, EntityId, EventRecord, Head, Journal, JournalError,
+    Limits, MemoryJournal, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
     contract::{Provider, cases},
 };
 use futures_util::{
@@ -300,7 +300,7 @@ impl Journal for Session {
         Box::pin(ready(Ok(if repeated { Term(term.0 - 1) } else { term })))
     }
 
-    fn submit(&self, mut batch: AppendBatch, done: AppendDone) {
+    fn submit_with(&self, mut batch: AppendBatch, _: Ack, done: AppendDone) {
         if self.is_closed() {
             return done(Err(JournalError::Closed));
         }

@@ -55,6 +55,9 @@ pub(crate) enum Note {
     Saved,
 }
 
+// Local only: never sent to another node.
+impl ractor::Message for Note {}
+
 /// What became of a batch.
 pub(crate) struct Notice {
     /// The sequence number of the batch's last event.

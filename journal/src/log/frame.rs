@@ -43,13 +43,23 @@ pub(crate) enum Kind {
     Shards = 10,
     /// Sealed files: where everything is; the last bytes of the file.
     Trailer = 11,
+    /// Begins an entry of a group's log: its index, and its Raft term as the frame's term.
+    Entry = 12,
+    /// A group's vote: whom the replica promised what.
+    Vote = 13,
+    /// Up to where a group's entries are applied, and which writes of them were refused.
+    Applied = 14,
+    /// What is carried over from older segments: a group's membership, vote, last entry.
+    Group = 15,
 }
 
 impl Kind {
     fn from_u8(kind: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 11] =
-            [Batch, Delete, Claim, Mark, End, Entity, Order, OrderTop, Directory, Shards, Trailer];
+        const ALL: [Kind; 15] = [
+            Batch, Delete, Claim, Mark, End, Entity, Order, OrderTop, Directory, Shards, Trailer,
+            Entry, Vote, Applied, Group,
+        ];
         ALL.get(usize::from(kind).wrapping_sub(1)).copied()
     }
 }
@@ -69,6 +79,16 @@ impl Header {
     /// Header and payload together, in bytes.
     pub(crate) fn frame_bytes(&self) -> usize {
         HEADER_BYTES + self.len as usize
+    }
+
+    /// The header without checksum and place.
+    pub(crate) fn unstamped(self) -> [u8; HEADER_BYTES] {
+        self.to_bytes()
+    }
+
+    /// The header of a frame that was never stamped, where it can be one at all.
+    pub(crate) fn parse_unstamped(bytes: &[u8]) -> Option<Header> {
+        Header::parse(bytes)
     }
 
     fn to_bytes(self) -> [u8; HEADER_BYTES] {

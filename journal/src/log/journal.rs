@@ -25,7 +25,7 @@ use crate::{
     env::Env,
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
-    port::{AppendDone, Head, Journal, RecordChunks, ReplayRange},
+    port::{Ack, AppendDone, Head, Journal, RecordChunks, ReplayRange},
     record::{AppendBatch, Limits},
 };
 
@@ -298,7 +298,7 @@ impl Journal for LogJournal {
         })
     }
 
-    fn submit(&self, batch: AppendBatch, done: AppendDone) {
+    fn submit_with(&self, batch: AppendBatch, _: Ack, done: AppendDone) {
         if let Err((error, done)) = self.accept(batch, Done::Append(done)) {
             done.tell(Err(error));
         }

@@ -9,6 +9,8 @@
 
 pub(crate) mod access;
 pub(crate) mod codec;
+#[allow(dead_code)]
+pub(crate) mod entry;
 pub(crate) mod frame;
 pub(crate) mod layout;
 

@@ -11,7 +11,7 @@ use std::{
 
 use duractor::{EntityId, Journal, Seq, SnapshotStore};
 use duractor_journal::{
-    AppendBatch, AppendDone, Appended, Corruption, EventRecord, Head, JournalError, Limits,
+    Ack, AppendBatch, AppendDone, Appended, Corruption, EventRecord, Head, JournalError, Limits,
     MemoryJournal, Position, RecordChunks, ReplayRange, ShardId, Term,
 };
 use duractor_snapshot::{Criteria, MemorySnapshots, Retention, Saved, Snapshot, SnapshotError};
@@ -164,7 +164,7 @@ impl Journal for Live {
         self.0.journal.claim(shard)
     }
 
-    fn submit(&self, batch: AppendBatch, done: AppendDone) {
+    fn submit_with(&self, batch: AppendBatch, _: Ack, done: AppendDone) {
         let (stores, copy) = (self.0.clone(), batch.clone());
         let kept = move |result: Result<Appended, JournalError>| {
             if let Ok(appended) = &result {
@@ -272,7 +272,7 @@ impl Journal for View {
         Box::pin(ready(Ok(Term::default())))
     }
 
-    fn submit(&self, _: AppendBatch, done: AppendDone) {
+    fn submit_with(&self, _: AppendBatch, _: Ack, done: AppendDone) {
         done(Err(JournalError::Closed));
     }
 
