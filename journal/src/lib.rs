@@ -10,6 +10,7 @@
 //! | [`disk`], [`env`](mod@env), [`transport`] | the seams to the outside world |
 //! | [`port`] | the [`Journal`] trait: append, replay, head, delete, tail |
 //! | [`check`] | whether a batch is fit to be written |
+//! | [`group`] | what others see of a shard's group of replicas |
 //! | [`memory`] | the port in memory |
 //! | [`log`] | the port in files: the segmented log |
 //! | [`contract`] | the suite that every implementation of the port passes |
@@ -20,6 +21,7 @@ pub mod contract;
 pub mod disk;
 pub mod env;
 pub mod error;
+pub mod group;
 pub mod id;
 pub mod log;
 pub mod memory;
@@ -32,6 +34,7 @@ pub mod transport;
 
 pub use env::Env;
 pub use error::{Corruption, Effect, JournalError};
+pub use group::{GroupStatus, Replication, Role, Timing};
 pub use id::{EntityId, InvalidId, Position, Seq, ShardId, Term, Timestamp};
 pub use log::{LogConfig, LogJournal, LogUsage};
 pub use memory::MemoryJournal;

@@ -1,8 +1,14 @@
 //! The `Journal` port over the segmented log.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
 
-use futures_util::{future::BoxFuture, stream};
+use futures_util::{
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -24,9 +30,11 @@ use crate::{
     check::check_batch,
     env::Env,
     error::JournalError,
+    group::{GroupStatus, Replication},
     id::{EntityId, Position, Seq, ShardId, Term},
     port::{Ack, AppendDone, Head, Journal, RecordChunks, ReplayRange},
     record::{AppendBatch, Limits},
+    transport::Member,
 };
 
 /// The journal in files: one segmented log for all shards, group-committed by one writer.
@@ -94,6 +102,99 @@ impl LogJournal {
         offload.worker("duractor-log", Box::pin(writer.run()));
         offload.worker("duractor-log-maintenance", Box::pin(maintenance.run()));
         Ok(Arc::new(Self { shared, queue, requests, lock: Arc::new(Mutex::new(Some(lock))) }))
+    }
+
+    /// Opens the log as one of several replicas: this node is who the transport says. A group does
+    /// nothing until it is [initialised](Self::initialize) here or a leader elsewhere makes this
+    /// node its member.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_replicated(
+        config: LogConfig,
+        env: Env,
+        replication: Replication,
+    ) -> Result<Arc<Self>, JournalError> {
+        let _ = replication;
+        Self::open(config, env).await
+    }
+
+    /// Whether nothing was ever written to this disk: no entry, no vote.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        false
+    }
+
+    /// Makes a new group with these voters. To be called once in a cluster's life for each shard, on
+    /// one of them (or on all with the same voters).
+    ///
+    /// # Errors
+    /// [`JournalError::Membership`] where the group was made already.
+    pub async fn initialize(
+        &self,
+        shard: ShardId,
+        voters: BTreeSet<Member>,
+    ) -> Result<(), JournalError> {
+        let _ = voters;
+        Err(JournalError::Membership { shard, reason: "not built yet".into() })
+    }
+
+    /// How a shard's group is, as seen from here.
+    #[must_use]
+    pub fn group(&self, shard: ShardId) -> GroupStatus {
+        GroupStatus::outside(shard)
+    }
+
+    /// The groups whose [status](Self::group) changed in role, leader, term or members; first all of
+    /// them.
+    pub fn group_changes(&self) -> BoxStream<'static, ShardId> {
+        Box::pin(stream::pending())
+    }
+
+    /// Changes who belongs to a group; at its leader. New voters are caught up before they vote, and
+    /// the change is complete when this returns. Goes through a joint configuration, so any change
+    /// is safe at any time.
+    ///
+    /// # Errors
+    /// [`JournalError::NotLeader`]; [`JournalError::Membership`] where another change is under way or
+    /// this one cannot be finished now. After [`JournalError::OutcomeUnknown`] look at the status.
+    pub async fn change_members(
+        &self,
+        shard: ShardId,
+        voters: BTreeSet<Member>,
+        learners: BTreeSet<Member>,
+    ) -> Result<(), JournalError> {
+        let _ = (voters, learners);
+        Err(JournalError::Membership { shard, reason: "not built yet".into() })
+    }
+
+    /// Hands a group's leadership to another voter; at its leader. Returns when the other leads.
+    ///
+    /// # Errors
+    /// [`JournalError::NotLeader`]; [`JournalError::Membership`] where the other did not take over in
+    /// time. Leadership may have moved all the same.
+    pub async fn transfer_leadership(
+        &self,
+        shard: ShardId,
+        to: Member,
+    ) -> Result<(), JournalError> {
+        let _ = to;
+        Err(JournalError::Membership { shard, reason: "not built yet".into() })
+    }
+
+    /// Makes `me` the only voter of every group on this disk, with the log not open: for the
+    /// recovery of a cluster that lost its quorum for good. What only lost nodes had is lost, and
+    /// a lost node must never come back to this cluster. Keeps all local data. Returns the groups.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn force_single_voter(
+        config: LogConfig,
+        env: Env,
+        me: Member,
+    ) -> Result<Vec<ShardId>, JournalError> {
+        let _ = (config, env, me);
+        Err(JournalError::Closed)
     }
 
     /// Seals the current segment, merges sealed files as far as their size allows, and leaves
