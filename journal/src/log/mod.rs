@@ -12,6 +12,8 @@ pub(crate) mod codec;
 #[allow(dead_code)]
 pub(crate) mod entry;
 pub(crate) mod frame;
+pub(crate) mod image;
+pub(crate) mod intake;
 pub(crate) mod layout;
 
 pub(crate) mod footer;
