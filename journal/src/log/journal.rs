@@ -24,6 +24,7 @@ use super::{
     shared::{Done, Pending, Shard, Shared, SharedLock, State, Task},
     spares::Spares,
     streams::{follow, next_piece},
+    verify::verify,
     writer::{Writer, claim},
 };
 use crate::{
@@ -218,7 +219,7 @@ impl LogJournal {
     /// [`JournalError::Corrupt`] with the first damaged place.
     pub async fn verify(&self) -> Result<u64, JournalError> {
         let files = self.shared.files.clone();
-        let job = move || files.now().sources().map(|source| source.verify()).sum();
+        let job = move || verify(&files.now());
         self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
     }
 

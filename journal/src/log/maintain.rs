@@ -114,12 +114,12 @@ impl Maintenance {
     /// Seals the oldest full segment, if there is one.
     fn seal(&self) -> Result<bool, JournalError> {
         let set = self.shared.files.now();
-        let (Some(live), true) = (set.live.first(), set.live.len() > 1) else { return Ok(false) };
+        let Some(live) = set.sealable(|_| true) else { return Ok(false) };
         let sealed = self.sealing(&set, &|| self.shared.is_stopped()).segment(live)?;
         tracing::debug!(file = %sealed.path.display(), events = sealed.trailer.events, "sealed");
         self.shared.files.change(|set| {
             set.sealed.push(sealed);
-            set.live.remove(0);
+            set.live.retain(|other| !Arc::ptr_eq(other, live));
         });
         self.remove(&live.path);
         Ok(true)
@@ -134,12 +134,15 @@ impl Maintenance {
             fan_in: config.fan_in,
         };
         let set = self.shared.files.now();
-        let sizes: Vec<u64> = set.sealed.iter().map(|sealed| sealed.len).collect();
-        let range = if all { policy.tightest(&sizes) } else { policy.due(&sizes) };
-        match range {
-            Some(range) => self.replace(&set, &set.sealed[range]),
-            None => Ok(false),
+        for stretch in set.neighbours() {
+            let files = &set.sealed[stretch];
+            let sizes: Vec<u64> = files.iter().map(|sealed| sealed.len).collect();
+            let range = if all { policy.tightest(&sizes) } else { policy.due(&sizes) };
+            if let Some(range) = range {
+                return self.replace(&set, &files[range]);
+            }
         }
+        Ok(false)
     }
 
     /// Rewrites a file of which much is deleted, if there is one.
@@ -147,7 +150,7 @@ impl Maintenance {
         let percent = if all { 1 } else { u64::from(self.shared.config.compact_at_percent) };
         let set = self.shared.files.now();
         let due = set.sealed.iter().find(|sealed| {
-            let dead = sealed.dead.load(Ordering::Relaxed);
+            let dead = sealed.dead.load(Ordering::Relaxed) + set.replaced_events(sealed);
             dead > 0 && dead * 100 >= percent * sealed.trailer.events
         });
         match due {

@@ -20,6 +20,7 @@ pub(crate) mod scan;
 pub(crate) mod sealed;
 
 pub(crate) mod build;
+pub(crate) mod cursor;
 pub(crate) mod live;
 
 pub(crate) mod files;
@@ -27,6 +28,11 @@ pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod read;
 pub(crate) mod seal;
+pub(crate) mod verify;
+
+pub(crate) mod chunk;
+pub(crate) mod image;
+pub(crate) mod intake;
 
 pub(crate) mod heads;
 pub(crate) mod open;

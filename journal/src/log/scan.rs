@@ -62,6 +62,13 @@ pub(crate) struct Scanned {
     pub torn: u64,
 }
 
+impl Scanned {
+    /// Whether there is no frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end == FILE_HEADER_BYTES
+    }
+}
+
 /// What may be at the end of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tail {
@@ -140,7 +147,7 @@ fn note(index: &mut SegmentIndex, header: &Header, payload: &[u8], offset: u64) 
             let place = Place {
                 position: header.position,
                 records: head.count as u32,
-                offset: u32::try_from(offset).ok()?,
+                offset,
                 len: header.frame_bytes() as u32,
             };
             let last = Seq(head.first_seq.0.checked_add(head.count - 1)?);

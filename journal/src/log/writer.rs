@@ -159,7 +159,7 @@ impl Writer {
         self.buffer.extend_from_slice(&pending.frame);
         let len = pending.frame.len() as u32;
         pending.frame = Vec::new();
-        let place = Place { position, records: pending.records, offset: offset as u32, len };
+        let place = Place { position, records: pending.records, offset, len };
         self.staged.push(Staged { pending, place });
     }
 
