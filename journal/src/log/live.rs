@@ -72,6 +72,24 @@ impl Live {
         Ok(())
     }
 
+    /// Gives a segment that was never used another number. Not durable before the folder is synced.
+    pub(crate) fn renumber(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        id: u64,
+        log_id: u64,
+    ) -> io::Result<()> {
+        let (kind, salt) = (FileKind::Segment, self.salt);
+        let header = FileHeader { kind, first: id, last: id, generation: 0, salt, log_id };
+        self.file.write_at(0, &header.to_bytes())?;
+        self.file.sync_data()?;
+        let path = dir.join(segment_name(id));
+        disk.rename(&self.path, &path)?;
+        (self.id, self.path) = (id, path);
+        Ok(())
+    }
+
     /// Runs `look` on the index.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut SegmentIndex) -> T) -> T {
         // Nothing panics between two changes of the index that belong together.

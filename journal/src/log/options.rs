@@ -60,3 +60,14 @@ impl LogConfig {
         }
     }
 }
+
+/// What a log takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogUsage {
+    /// Files of sealed segments.
+    pub sealed_files: usize,
+    /// Segments that are not sealed yet, the one being written among them.
+    pub segments: usize,
+    /// Bytes of all these.
+    pub bytes: u64,
+}

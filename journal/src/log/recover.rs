@@ -9,18 +9,17 @@ use std::collections::BTreeMap;
 
 use super::{
     apply::note_again,
-    entries::{Entries, Spot},
-    entry::LogId,
-    footer::ShardRow,
+    entries::Spot,
+    footer::{Later, ShardRow},
     group_state::{Marked, Replica},
     live::Live,
     marks::{Amended, Applied, Carried},
     scan::Item,
-    stored::read_entries,
+    stored::{Stored, read_entries},
 };
 use crate::{
     error::JournalError,
-    id::{Position, ShardId, Term},
+    id::{Position, ShardId},
 };
 
 /// One group, as far as the files were read.
@@ -35,9 +34,19 @@ impl Recovered {
     /// A sealed file has a row of the group: everything up to it is applied and gone from Raft's
     /// log.
     pub(crate) fn sealed(&mut self, row: &ShardRow) {
-        let upto = row.entry();
-        self.replica.entries.purge(upto);
-        self.replica.epoch = self.replica.epoch.max(row.epoch);
+        let (upto, replica) = (row.entry(), &mut self.replica);
+        if let Some(checkpoint) = &row.checkpoint {
+            if checkpoint.later == Later::Dropped {
+                replica.entries.truncate_after(Some(upto));
+            }
+            replica.applied = Some(upto);
+            replica.epoch = row.epoch;
+            replica.membership = checkpoint.membership.clone();
+            replica.marked = Marked::default();
+            self.amended.clear();
+        }
+        replica.entries.purge(upto);
+        replica.epoch = replica.epoch.max(row.epoch);
     }
 
     /// A segment says something of the group. `None` where that cannot be.
@@ -78,16 +87,25 @@ impl Recovered {
         replica.applied <= replica.entries.last()
     }
 
-    /// Notes the applied entries of a segment in its index.
-    pub(crate) fn note(&self, shard: ShardId, live: &Live) -> Result<(), JournalError> {
-        let Some(applied) = self.replica.applied else { return Ok(()) };
-        let places = self.replica.entries.of_segment(live.id, applied.index);
-        read_entries(live, shard, &places, |entry, spot| {
-            let amended = |position| self.amended.get(&position).copied();
-            live.with(|index| note_again(index, shard, (&entry, spot), amended)).ok_or_else(|| {
-                let what = "the entry's writes have no meaning";
-                JournalError::corrupt(&live.path, spot.offset, what)
-            })
-        })
+    /// The applied entries of a segment.
+    pub(crate) fn applied_in(&self, shard: ShardId, segment: u64) -> Vec<Stored> {
+        let Some(applied) = self.replica.applied else { return Vec::new() };
+        let found = self.replica.entries.of_segment(segment, applied.index);
+        found.into_iter().map(|(id, spot)| Stored { shard, id, spot }).collect()
     }
+}
+
+/// Notes the applied entries of a segment in its index.
+pub(crate) fn note_applied(groups: &[Recovered], live: &Live) -> Result<(), JournalError> {
+    let of = |(n, group): (usize, &Recovered)| group.applied_in(ShardId(n as u16), live.id);
+    let mut entries: Vec<Stored> = groups.iter().enumerate().flat_map(of).collect();
+    entries.sort_unstable_by_key(|stored| stored.spot.offset);
+    read_entries(live, &entries, |entry, Stored { shard, spot, .. }| {
+        let amended = &groups[usize::from(shard.0)].amended;
+        let amended = |position| amended.get(&position).copied();
+        live.with(|index| note_again(index, *shard, (&entry, *spot), amended)).ok_or_else(|| {
+            let what = "the entry's writes have no meaning";
+            JournalError::corrupt(&live.path, spot.offset, what)
+        })
+    })
 }

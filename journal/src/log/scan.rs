@@ -68,12 +68,29 @@ pub(crate) struct Scanned {
     pub torn: u64,
 }
 
+impl Scanned {
+    /// Whether there is no frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end == FILE_HEADER_BYTES
+    }
+}
+
 /// Something that a segment says of a group.
 pub(crate) enum Item {
     Entry { id: LogId, offset: u64, len: u32 },
     Vote(Bytes),
     Applied(Applied),
     Group(Carried),
+}
+
+impl Item {
+    /// Where it stands, if that is known.
+    pub(crate) fn offset(&self) -> u64 {
+        match self {
+            Item::Entry { offset, .. } => *offset,
+            Item::Vote(_) | Item::Applied(_) | Item::Group(_) => 0,
+        }
+    }
 }
 
 /// What may be at the end of a segment.

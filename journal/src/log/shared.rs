@@ -48,6 +48,8 @@ pub(crate) enum Task {
     Roll(oneshot::Sender<Result<(), JournalError>>),
     /// Close in good order.
     Close,
+    /// Write nothing more.
+    Stop,
 }
 
 /// The data directory's lock: held until the last part of the log is gone.

@@ -20,18 +20,25 @@ const GAP_BYTES: u64 = 4096;
 /// Most bytes of one read, beside those of its last entry.
 const READ_BYTES: u64 = 1 << 20;
 
+/// An entry, and where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub shard: ShardId,
+    pub id: LogId,
+    pub spot: Spot,
+}
+
 /// Reads entries of a segment, in the order of their places, and hands each on. Waits for the disk.
 pub(crate) fn read_entries(
     live: &Live,
-    shard: ShardId,
-    places: &[(LogId, Spot)],
-    mut each: impl FnMut(Entry, Spot) -> Result<(), JournalError>,
+    entries: &[Stored],
+    mut each: impl FnMut(Entry, &Stored) -> Result<(), JournalError>,
 ) -> Result<(), JournalError> {
-    let mut rest = places;
-    while let Some((_, first)) = rest.first() {
+    let mut rest = entries;
+    while let Some(Stored { spot: first, .. }) = rest.first() {
         let mut end = first.offset + u64::from(first.len);
         let mut count = 1;
-        while let Some((_, next)) = rest.get(count)
+        while let Some(Stored { spot: next, .. }) = rest.get(count)
             && next.offset >= end
             && next.offset - end <= GAP_BYTES
             && end - first.offset < READ_BYTES
@@ -44,24 +51,19 @@ pub(crate) fn read_entries(
             .read_exact_at(first.offset, &mut buffer)
             .map_err(|e| JournalError::read(&live.path, &e))?;
         let buffer = Bytes::from(buffer);
-        for (id, spot) in &rest[..count] {
-            let from = (spot.offset - first.offset) as usize;
-            let bytes = buffer.slice(from..from + spot.len as usize);
-            each(decode(live, shard, *id, spot.offset, &bytes)?, *spot)?;
+        for stored in &rest[..count] {
+            let from = (stored.spot.offset - first.offset) as usize;
+            let bytes = buffer.slice(from..from + stored.spot.len as usize);
+            each(decode(live, stored, &bytes)?, stored)?;
         }
         rest = &rest[count..];
     }
     Ok(())
 }
 
-/// The entry that these bytes at `offset` of the segment hold.
-fn decode(
-    live: &Live,
-    shard: ShardId,
-    id: LogId,
-    offset: u64,
-    bytes: &Bytes,
-) -> Result<Entry, JournalError> {
+/// The entry that these bytes of the segment hold.
+fn decode(live: &Live, stored: &Stored, bytes: &Bytes) -> Result<Entry, JournalError> {
+    let Stored { shard, id, spot: Spot { offset, .. } } = *stored;
     let corrupt = |at: u64, what: &str| JournalError::corrupt(&live.path, at, what);
     let (header, payload) = verify(bytes, live.salt, offset)
         .ok_or_else(|| corrupt(offset, "a frame does not verify"))?;

@@ -139,10 +139,10 @@ impl Writer {
                 self.append(shard, entries, bytes, done);
             }
             Task::Vote { shard, vote, done } => self.vote(shard, vote, done),
-            Task::Mark(done) => {
-                self.marks();
-                self.staged.push(Staged::Told(done));
-            }
+            Task::Mark(done) => match self.mark_all() {
+                Ok(()) => self.staged.push(Staged::Told(done)),
+                Err(error) => done(Err(error)),
+            },
             Task::Roll(done) => {
                 self.commit();
                 let rolled = self.roll(0);
@@ -150,6 +150,7 @@ impl Writer {
                 drop(done.send(rolled.and_then(|()| self.shared.check_not_failed())));
             }
             Task::Close => self.close(),
+            Task::Stop => self.closed = true,
         }
         if self.buffer.len() >= MAX_COMMIT_BYTES {
             self.commit();
@@ -250,22 +251,28 @@ impl Writer {
         self.staged.push(Staged::Vote { shard, vote, done });
     }
 
+    /// Whether the segment has room for frames of `bytes`.
+    fn has_room(&self, bytes: usize) -> bool {
+        let used = self.end + (self.buffer.len() + bytes) as u64 + RESERVED_BYTES;
+        used <= self.active.capacity
+    }
+
     /// Whether frames of `bytes` go into the segment as it is. Entries leave some room, unless the
     /// next segment is at hand.
-    fn fits(&mut self, bytes: usize, entries: bool) -> bool {
-        if !self.carried {
-            return false;
-        }
-        let used = self.end + self.buffer.len() as u64 + bytes as u64 + RESERVED_BYTES;
-        let reserve = self.shared.reserve();
-        let next_is_here = || self.shared.room.spare.load(Ordering::Acquire) > 0;
-        used + if entries && !next_is_here() { reserve } else { 0 } <= self.active.capacity
+    fn fits(&self, bytes: usize, entries: bool) -> bool {
+        let next_is_here = self.shared.room.spare.load(Ordering::Acquire) > 0;
+        let kept = if entries && !next_is_here { self.shared.reserve() as usize } else { 0 };
+        self.carried && self.has_room(bytes + kept)
     }
 
     /// Makes room for frames of `bytes` in this segment or the next.
     fn make_room(&mut self, bytes: usize, entries: bool) -> Result<(), JournalError> {
-        if !self.carried {
-            self.carry_here();
+        if !self.carried && !self.carry_here() {
+            self.commit();
+            return match self.roll(bytes as u64) {
+                Err(_) if !entries && self.has_room(bytes) => Ok(()),
+                rolled => rolled,
+            };
         }
         if entries && !self.fits(bytes, true) {
             self.spares().prepare_for(&self.shared, bytes as u64)?;
@@ -281,16 +288,24 @@ impl Writer {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stages what is carried over into this segment, if it has room for that; else it waits for
-    /// the next one.
-    fn carry_here(&mut self) {
+    /// Stages what is carried over into this segment. False where it has no room for that.
+    fn carry_here(&mut self) -> bool {
         let carried = self.what_to_carry(self.active.id);
-        let bytes: usize = carried.iter().map(|(_, frame, _)| frame.len()).sum();
-        let used = self.end + self.buffer.len() as u64 + bytes as u64 + RESERVED_BYTES;
-        if used <= self.active.capacity {
+        self.carried = self.has_room(carried.iter().map(|(_, frame, _)| frame.len()).sum());
+        if self.carried {
             self.stage_carried(carried);
         }
-        self.carried = true;
+        self.carried
+    }
+
+    /// Stages marks for all groups, so that nothing before this segment is needed for them.
+    fn mark_all(&mut self) -> Result<(), JournalError> {
+        let staged = if self.carried { self.marks() } else { self.carry_here() };
+        if staged {
+            return Ok(());
+        }
+        self.commit();
+        self.roll(0)
     }
 
     fn what_to_carry(&self, segment: u64) -> Vec<(ShardId, Vec<u8>, Mark<()>)> {
@@ -310,11 +325,10 @@ impl Writer {
         }
     }
 
-    /// Stages how far the groups are applied, where that is new and has room.
-    fn marks(&mut self) {
-        if !self.carried {
-            return self.carry_here();
-        }
+    /// Stages how far the groups are applied, where that is new. False where some had no room: the
+    /// next segment begins with it.
+    fn marks(&mut self) -> bool {
+        let mut all = true;
         for n in 0..self.shared.groups.len() {
             let group = self.shared.groups[n].clone();
             if !group.unmarked.swap(false, Ordering::AcqRel) {
@@ -323,10 +337,9 @@ impl Writer {
             let mut replica = group.replica();
             let Some(mark) = replica.mark(self.active.id) else { continue };
             let frame = encode_applied(&mark.what);
-            let used = self.end + (self.buffer.len() + frame.len()) as u64 + RESERVED_BYTES;
-            if used > self.active.capacity {
-                // The next segment begins with it.
+            if !self.has_room(frame.len()) {
                 group.unmarked.store(true, Ordering::Release);
+                all = false;
                 continue;
             }
             replica.stage(&mark);
@@ -334,6 +347,7 @@ impl Writer {
             self.push_frame(Kind::Applied, group.shard, Position::ZERO, Term(0), &frame);
             self.staged.push(Staged::Marked { shard: group.shard, marked: mark.marked });
         }
+        all
     }
 
     /// Makes what is staged durable and tells those who wait.
@@ -341,7 +355,9 @@ impl Writer {
         if self.staged.is_empty() {
             return;
         }
-        self.marks();
+        if self.carried {
+            self.marks();
+        }
         if !self.buffer.is_empty()
             && let Err(error) = self.write_buffer()
         {
@@ -430,7 +446,7 @@ impl Writer {
             }
             Task::Vote { done, .. } | Task::Mark(done) => done(Err(error.clone())),
             Task::Roll(done) => drop(done.send(Err(error.clone()))),
-            Task::Close => self.closed = true,
+            Task::Close | Task::Stop => self.closed = true,
         }
     }
 
@@ -472,7 +488,7 @@ impl Writer {
     fn close(&mut self) {
         self.closed = true;
         if self.shared.groups.iter().any(|group| group.unmarked.load(Ordering::Acquire)) {
-            self.marks();
+            let _ = if self.carried { self.marks() } else { self.carry_here() };
         }
         self.commit();
         if self.shared.check_not_failed().is_ok()
