@@ -1,12 +1,1 @@
-//! stub
-use crate::error::JournalError;
-use bytes::Bytes;
-pub(crate) struct Image;
-impl Image {
-    pub(crate) fn seek(&mut self, _cursor: &[u8]) -> Result<(), JournalError> {
-        unimplemented!()
-    }
-    pub(crate) fn next_chunk(&mut self, _max: usize) -> Result<Option<Bytes>, JournalError> {
-        unimplemented!()
-    }
-}
+
