@@ -67,9 +67,7 @@ impl Entries {
     fn id_before(&self, at: usize) -> Option<LogId> {
         match at.checked_sub(1) {
             None => self.purged,
-            Some(at) => {
-                Some(LogId { term: self.slots[at].term, index: self.first() + at as u64 })
-            }
+            Some(at) => Some(LogId { term: self.slots[at].term, index: self.first() + at as u64 }),
         }
     }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, atomic::Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
 use super::{
     access::Access,
     apply::{Deletion, Fetched, Machine, Need, Pause, Placed, fetch},
@@ -17,6 +16,7 @@ use super::{
     shared::{Shared, Task},
     stored::{Stored, read_entries},
 };
+pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
 use crate::{
     error::JournalError,
     id::{EntityId, ShardId},
@@ -140,7 +140,8 @@ impl GroupLog {
         let live = live_of(&set, first.1).ok_or_else(|| self.purged())?;
         let of_one = places.iter().take_while(|(_, spot)| spot.segment == live.id);
         let shard = self.group.shard;
-        let wanted: Vec<_> = of_one.map(|(id, spot)| Stored { shard, id: *id, spot: *spot }).collect();
+        let wanted: Vec<_> =
+            of_one.map(|(id, spot)| Stored { shard, id: *id, spot: *spot }).collect();
         let job = move || {
             let mut entries = Vec::with_capacity(wanted.len());
             read_entries(&live, &wanted, |entry, _| {

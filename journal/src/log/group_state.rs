@@ -193,29 +193,4 @@ impl Group {
         self.unmarked.store(true, Ordering::Release);
         self.applied.notify_waiters();
     }
-
-    /// A checkpoint took the place of everything up to `at`: with `keep_later`, the entries after
-    /// it stay. To be called when the file that holds it is durable.
-    pub(crate) fn installed(
-        &self,
-        at: LogId,
-        epoch: Term,
-        membership: Option<(LogId, Bytes)>,
-        keep_later: bool,
-    ) {
-        let mut machine = self.machine();
-        machine.restart(epoch);
-        let mut replica = self.replica();
-        if !keep_later {
-            replica.entries.truncate_after(Some(at));
-        }
-        replica.entries.purge(at);
-        replica.applied = Some(at);
-        replica.epoch = epoch;
-        replica.amended.clear();
-        replica.membership = membership;
-        drop((replica, machine));
-        self.durable.notify_waiters();
-        self.was_applied();
-    }
 }

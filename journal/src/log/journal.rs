@@ -219,9 +219,9 @@ impl LogJournal {
     }
 
     fn propose(&self, write: Write) {
-        let refused = self.check_open().and_then(|()| {
-            self.log.group(write.shard).admit(write.frame.len() + ENTRY_BYTES)
-        });
+        let refused = self
+            .check_open()
+            .and_then(|()| self.log.group(write.shard).admit(write.frame.len() + ENTRY_BYTES));
         if let Err(error) = refused {
             return (write.done)(Err(error));
         }

@@ -221,7 +221,10 @@ mod tests {
     fn what_is_carried_over_is_golden() {
         let frame = encode_carried(&sample());
         let hex: String = frame[HEADER_BYTES..].iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "0103ac020402 81801c00 ffff070d 01010003616263 0104766f7465".replace(' ', ""));
+        assert_eq!(
+            hex,
+            "0103ac020402 81801c00 ffff070d 01010003616263 0104766f7465".replace(' ', "")
+        );
         assert_eq!(decode_carried(&frame[HEADER_BYTES..]), Some(sample()));
         let frame = encode_applied(&sample().applied);
         assert_eq!(decode_applied(&frame[HEADER_BYTES..]), Some(sample().applied));

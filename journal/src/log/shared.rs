@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    entry::Entry,
+    entry::{Entry, LogId},
     files::Files,
     group_state::{Group, Obstacle, Replica},
     live::Live,
@@ -22,7 +22,7 @@ use crate::{
     disk::DiskLock,
     env::Env,
     error::JournalError,
-    id::ShardId,
+    id::{ShardId, Term},
 };
 
 /// Hears that a write is durable, or why not. Called on the writer: it must be quick.
@@ -158,8 +158,8 @@ impl Shared {
             return Err(JournalError::Busy { queued_bytes });
         }
         let Some(lack) = self.room.lack() else { return Ok(()) };
-        let known = self.room.active.load(Ordering::Acquire)
-            + self.room.spare.load(Ordering::Acquire);
+        let known =
+            self.room.active.load(Ordering::Acquire) + self.room.spare.load(Ordering::Acquire);
         let needed = queued_bytes as u64 + bytes as u64 + self.reserve();
         if needed <= known { Ok(()) } else { Err(lack) }
     }
@@ -223,9 +223,8 @@ impl Shared {
 
     /// What stands in the way of sealing a segment, group by group.
     pub(crate) fn obstacles(&self, live: &Live) -> Vec<(ShardId, Obstacle)> {
-        let of = |group: &Arc<Group>| {
-            Some((group.shard, group.replica().stands_in_the_way(live.id)?))
-        };
+        let of =
+            |group: &Arc<Group>| Some((group.shard, group.replica().stands_in_the_way(live.id)?));
         self.groups.iter().filter_map(of).collect()
     }
 
@@ -258,5 +257,34 @@ impl Shared {
             self.recent_bytes.fetch_sub(before - after, Ordering::Relaxed);
         }
         result
+    }
+
+    /// A checkpoint took the place of everything that the group had up to `at`; with `keep_later`,
+    /// the entries after it stay. To be called when the file that holds it is durable and among the
+    /// files, before the next segment begins: that one carries over what is noted here.
+    #[allow(dead_code)]
+    pub(crate) fn installed(
+        &self,
+        group: &Group,
+        at: LogId,
+        epoch: Term,
+        membership: Option<(LogId, Bytes)>,
+        keep_later: bool,
+    ) {
+        let mut machine = group.machine();
+        machine.restart(epoch);
+        self.change(group, |replica| {
+            if !keep_later {
+                replica.entries.truncate_after(Some(at));
+            }
+            replica.entries.purge(at);
+            replica.applied = Some(at);
+            replica.epoch = epoch;
+            replica.amended.clear();
+            replica.membership = membership;
+        });
+        drop(machine);
+        group.durable.notify_waiters();
+        group.was_applied();
     }
 }

@@ -169,7 +169,10 @@ impl Solo {
 }
 
 /// Releases what the log asks for.
-pub(crate) async fn release(log: std::sync::Weak<NodeLog>, mut wishes: mpsc::UnboundedReceiver<PurgeWish>) {
+pub(crate) async fn release(
+    log: std::sync::Weak<NodeLog>,
+    mut wishes: mpsc::UnboundedReceiver<PurgeWish>,
+) {
     while let Some(PurgeWish { shard, upto }) = wishes.recv().await {
         let Some(log) = log.upgrade() else { return };
         let group = log.group(shard);

@@ -432,7 +432,8 @@ impl Writer {
     /// Refuses everything that waits.
     fn refuse_all(&mut self, error: &JournalError) {
         let queued = std::iter::from_fn(|| self.queue.try_recv().ok());
-        let tasks: Vec<_> = self.parked.drain(..).chain(self.tasks.drain(..)).chain(queued).collect();
+        let tasks: Vec<_> =
+            self.parked.drain(..).chain(self.tasks.drain(..)).chain(queued).collect();
         for task in tasks {
             self.refuse(task, error);
         }
