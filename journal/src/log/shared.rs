@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{files::Files, frame::Kind, heads::ShardHeads, options::LogConfig};
+use super::{files::Files, frame::Kind, heads::ShardHeads, intake::Staged, options::LogConfig};
 use crate::{
     disk::DiskLock,
     env::Env,
@@ -60,6 +60,8 @@ pub(crate) enum Task {
     Write(Pending),
     /// Go on with a new segment.
     Roll(oneshot::Sender<Result<(), JournalError>>),
+    /// Let a checkpoint take the place of what there is of its shard.
+    Install(Box<Staged>, oneshot::Sender<Result<(), JournalError>>),
     /// Close in good order.
     Close,
 }

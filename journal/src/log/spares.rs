@@ -44,14 +44,27 @@ impl Spares {
         Ok(())
     }
 
+    /// The next segment, which stays where it is.
+    pub(crate) fn peek(&mut self, shared: &Shared) -> io::Result<&Live> {
+        self.ready(shared)?;
+        self.spare.as_ref().ok_or_else(|| io::Error::other("no spare segment"))
+    }
+
+    /// The number of the next segment to be made: others are in use.
+    pub(crate) fn skip_to(&mut self, next_id: u64) {
+        self.next_id = self.next_id.max(next_id);
+    }
+
+    fn ready(&mut self, shared: &Shared) -> io::Result<()> {
+        match self.failed {
+            Some((at, kind)) if self.spare.is_none() && at.elapsed() < RETRY => Err(kind.into()),
+            _ => self.prepare(shared),
+        }
+    }
+
     /// The next segment, with room for a frame of `bytes`.
     pub(crate) fn take(&mut self, shared: &Shared, bytes: u64) -> io::Result<Live> {
-        match self.failed {
-            Some((at, kind)) if self.spare.is_none() && at.elapsed() < RETRY => {
-                return Err(kind.into());
-            }
-            _ => self.prepare(shared)?,
-        }
+        self.ready(shared)?;
         let needed = FILE_HEADER_BYTES + bytes + RESERVED_BYTES;
         if let Some(spare) = &mut self.spare
             && spare.capacity < needed

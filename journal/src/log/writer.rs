@@ -10,10 +10,13 @@ use std::{
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{
+    chunk::Cut,
     frame::{HEADER_BYTES, Header, Kind, stamp},
     index::Place,
+    intake::Staged as StagedCheckpoint,
     layout::{FILE_HEADER_BYTES, RESERVED_BYTES},
     live::Live,
+    sealed::Sealed,
     shared::{Done, Pending, Shared, SharedLock, State, Task, appended},
     spares::Spares,
 };
@@ -110,6 +113,11 @@ impl Writer {
                 self.commit();
                 let rolled = self.roll(0);
                 drop(done.send(rolled));
+            }
+            Task::Install(staged, done) => {
+                self.commit();
+                let installed = self.install(*staged);
+                drop(done.send(installed));
             }
             Task::Close => self.close(),
         }
@@ -278,7 +286,7 @@ impl Writer {
         for task in tasks {
             match task {
                 Task::Write(pending) => self.tell(pending, Err(error.clone())),
-                Task::Roll(done) => drop(done.send(Err(error.clone()))),
+                Task::Roll(done) | Task::Install(_, done) => drop(done.send(Err(error.clone()))),
                 Task::Close => self.close(),
             }
         }
@@ -303,6 +311,69 @@ impl Writer {
         self.shared.files.change(|set| set.live.push(next));
         self.shared.work.notify_one();
         Ok(())
+    }
+
+    /// Lets a checkpoint take the place of what there is of its shard: it gets the number after the
+    /// current segment, and the log goes on in the one after that.
+    ///
+    /// Whether it counts is decided by one change of a name. Before that, an error leaves everything
+    /// as it was; from the end of the segment on, an error stops the log. After a crash anywhere
+    /// between, the segment that waits as a spare is the next one, or the checkpoint has its number.
+    fn install(&mut self, mut staged: StagedCheckpoint) -> Result<(), JournalError> {
+        self.shared.check_not_failed()?;
+        let (shared, spares) = (self.shared.clone(), self.spares.clone());
+        let mut spares = spares.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = spares.peek(&shared).map_err(|error| self.no_room(&error))?;
+        let number = next.id;
+        let named = staged.number(number);
+        named.map_err(|e| JournalError::io("numbering a checkpoint in", shared.dir(), &e))?;
+        let cut = staged.cut;
+        let placed = self.place(staged, &mut spares);
+        let (sealed, next) = placed.map_err(|error| {
+            self.fail(&io::Error::other(error.to_string()));
+            JournalError::FailedUnderWay { cause: error.to_string() }
+        })?;
+        drop(spares);
+        let next = Arc::new(next);
+        (self.active, self.end) = (next.clone(), FILE_HEADER_BYTES);
+        self.shared.files.change(|set| {
+            set.sealed.push(sealed);
+            set.live.push(next);
+        });
+        self.installed(&cut);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// The steps of an installation that cannot be taken back.
+    fn place(
+        &mut self,
+        staged: StagedCheckpoint,
+        spares: &mut Spares,
+    ) -> Result<(Arc<Sealed>, Live), JournalError> {
+        let shared = self.shared.clone();
+        let (disk, dir) = (&*shared.env.disk, shared.dir());
+        let failed = |error: io::Error| JournalError::io("installing a checkpoint in", dir, &error);
+        self.control_frame(Kind::End);
+        self.write_control().map_err(failed)?;
+        let sealed = staged.publish(dir)?;
+        // Until here the spare had the checkpoint's number.
+        let mut next = spares.take(&shared, 0).map_err(failed)?;
+        next.renumber(disk, dir, sealed.header.last + 1, shared.log_id).map_err(failed)?;
+        spares.skip_to(next.id + 1);
+        disk.sync_dir(dir).map_err(failed)?;
+        Ok((sealed, next))
+    }
+
+    /// The shard stands where the checkpoint was cut.
+    fn installed(&mut self, cut: &Cut) {
+        let at = usize::from(cut.shard.0);
+        self.last[at] = (cut.last(), 0);
+        let mut heads = self.shared.shards[at].lock();
+        heads.forget();
+        heads.epoch = cut.epoch;
+        drop(heads);
+        self.shared.shards[at].committed.notify_waiters();
     }
 
     fn no_room(&self, error: &io::Error) -> JournalError {
