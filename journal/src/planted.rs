@@ -13,6 +13,12 @@ pub enum Planted {
     LeftoverTail,
     /// A full disk refuses one write, and not those that were accepted counting on it.
     RefuseOneAlone,
+    /// A writer's epoch is not checked when its batch is applied.
+    EpochUnchecked,
+    /// The expected sequence number is not checked when a batch is applied.
+    SeqUnchecked,
+    /// A repeat of a request is taken for another write.
+    DedupForgotten,
 }
 
 thread_local! {

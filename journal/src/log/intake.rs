@@ -255,13 +255,14 @@ impl Intake {
             last: Position::new(self.cut.at.index, 0),
             epoch: self.cut.epoch,
             term: Term(self.cut.at.term),
-            checkpoint: Some(Checkpoint { membership, later }),
+            checkpoint: Some(Checkpoint { membership: membership.clone(), later }),
         };
         let written = builder
             .finish(&BTreeMap::from([(self.cut.shard, mark)]))
             .and_then(|()| self.temporary.file.sync_data());
         written.map_err(|e| failed(&self.temporary.path, &e))?;
-        Ok(Staged { cut: self.cut, header: self.header, temporary: self.temporary })
+        let (cut, header, temporary) = (self.cut, self.header, self.temporary);
+        Ok(Staged { cut, membership, later, header, temporary })
     }
 }
 
@@ -277,6 +278,8 @@ fn failed(path: &Path, error: &io::Error) -> JournalError {
 /// A checkpoint that is complete and on disk, and does not count yet. Dropped, it is removed.
 pub(crate) struct Staged {
     pub cut: Cut,
+    pub membership: Option<(LogId, Bytes)>,
+    pub later: Later,
     header: FileHeader,
     temporary: Temporary,
 }

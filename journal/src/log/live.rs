@@ -3,7 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
@@ -20,7 +23,7 @@ use crate::{
 const ZERO_BYTES: usize = 256 << 10;
 const ZERO_SYNC_BYTES: u64 = 4 << 20;
 
-/// A segment with its index. The index holds committed frames only.
+/// A segment with its index. The index holds what is applied only.
 pub(crate) struct Live {
     pub id: u64,
     pub path: PathBuf,
@@ -28,6 +31,8 @@ pub(crate) struct Live {
     pub salt: u64,
     /// The file's length: where its room ends.
     pub capacity: u64,
+    /// Where the frames end that are durable.
+    pub written: AtomicU64,
     pub index: Mutex<SegmentIndex>,
 }
 
@@ -54,7 +59,9 @@ impl Live {
             file.write_at(0, &header.to_bytes())?;
             zero(file, FILE_HEADER_BYTES, capacity)
         })?;
-        Ok(Live { id, path: dir.join(name), file, salt, capacity, index: Mutex::default() })
+        let written = AtomicU64::new(FILE_HEADER_BYTES);
+        let path = dir.join(name);
+        Ok(Live { id, path, file, salt, capacity, written, index: Mutex::default() })
     }
 
     /// Makes room for more than the segment has.
@@ -89,12 +96,9 @@ impl Live {
         look(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where the last batch ends.
+    /// Where the frames end that are durable.
     pub(crate) fn end(&self) -> u64 {
-        self.with(|index| {
-            let ends = index.shards.values().filter_map(|shard| shard.places.last());
-            ends.map(|place| place.offset + u64::from(place.len)).max().unwrap_or(0)
-        })
+        self.written.load(Ordering::Acquire)
     }
 
     /// What the segment knows of an entity, without its runs.

@@ -15,8 +15,10 @@ pub(crate) mod entry;
 pub(crate) mod frame;
 pub(crate) mod layout;
 
+pub(crate) mod entries;
 pub(crate) mod footer;
 pub(crate) mod index;
+pub(crate) mod marks;
 pub(crate) mod scan;
 pub(crate) mod sealed;
 
@@ -36,6 +38,13 @@ pub(crate) mod image;
 pub(crate) mod intake;
 
 pub(crate) mod heads;
+
+pub(crate) mod apply;
+pub(crate) mod group_state;
+pub(crate) mod stored;
+
+pub(crate) mod recover;
+
 pub(crate) mod open;
 pub(crate) mod shared;
 pub(crate) mod spares;
@@ -44,7 +53,18 @@ pub(crate) mod maintain;
 pub(crate) mod streams;
 pub(crate) mod writer;
 
+#[allow(dead_code)]
+pub(crate) mod group_log;
+#[allow(dead_code)]
+pub(crate) mod node_log;
+
+pub(crate) mod solo;
+
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub mod probe;
+
 pub(crate) mod journal;
 
-pub use journal::{LogJournal, LogUsage};
-pub use options::LogConfig;
+pub use journal::LogJournal;
+pub use options::{LogConfig, LogUsage};

@@ -5,15 +5,18 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
     files::Files,
-    index::SegmentIndex,
     layout::{FILE_HEADER_BYTES, FileHeader, FileKind, Meta, Named, parse_name},
     live::Live,
     options::LogConfig,
+    recover::{Recovered, note_applied},
     scan::{Scanned, Tail, scan},
     sealed::Sealed,
     shared::SharedLock,
@@ -22,11 +25,13 @@ use crate::{
     disk::{Disk, create_dir_durably},
     env::Env,
     error::JournalError,
-    id::{MAX_SHARDS, Position, ShardId, Term},
+    id::{MAX_SHARDS, ShardId},
 };
 
 /// What was found.
 pub(crate) struct Opened {
+    /// The log's folder.
+    pub dir: PathBuf,
     pub lock: SharedLock,
     pub meta: Meta,
     pub files: Files,
@@ -36,8 +41,8 @@ pub(crate) struct Opened {
     pub spare: Option<Live>,
     /// The first segment number that was never used.
     pub next_segment: u64,
-    /// Each shard's epoch and last position.
-    pub shards: Vec<(Term, Position)>,
+    /// By shard.
+    pub groups: Vec<Recovered>,
 }
 
 /// Opens the files of a log, made new if there is none.
@@ -61,13 +66,14 @@ pub(crate) fn open(config: &LogConfig, env: &Env) -> Result<Opened, JournalError
     }
     let found = list(disk, dir, &meta)?;
     let mut opened = Opened {
+        dir: config.dir.clone(),
         lock,
         meta,
         files: Files::new(meta.shards),
         active: None,
         spare: None,
         next_segment: found.next_segment,
-        shards: vec![(Term(0), Position::ZERO); usize::from(meta.shards)],
+        groups: (0..meta.shards).map(|_| Recovered::default()).collect(),
     };
     read(found.files, &mut opened)?;
     Ok(opened)
@@ -165,7 +171,8 @@ fn open_file(
     check_header(&path, &header, meta, range)?;
     let capacity = file.len().map_err(|e| JournalError::read(&path, &e))?;
     let (id, salt) = (range.0, header.salt);
-    Ok(FoundFile::Segment(Live { id, path, file, salt, capacity, index: Mutex::default() }))
+    let (written, index) = (AtomicU64::new(FILE_HEADER_BYTES), Mutex::default());
+    Ok(FoundFile::Segment(Live { id, path, file, salt, capacity, written, index }))
 }
 
 /// Which of the files to use, out of what segments each holds (the first and the last, in order of
@@ -236,6 +243,13 @@ fn read(found: Vec<FoundFile>, opened: &mut Opened) -> Result<(), JournalError> 
             (FoundFile::Segment(_), None) => {}
         }
     }
+    for (group, shard) in opened.groups.iter_mut().zip(0..) {
+        if !group.settle() {
+            let what = format!("entries of {} are missing at the end", ShardId(shard));
+            return Err(JournalError::corrupt(opened.dir.clone(), 0, what));
+        }
+    }
+    live.iter().try_for_each(|live| note_applied(&opened.groups, live))?;
     opened.files.change(|set| (set.sealed, set.live) = (sealed, live));
     Ok(())
 }
@@ -254,10 +268,7 @@ fn settle(live: &Live, scanned: &Scanned) -> io::Result<()> {
 impl Opened {
     fn take_sealed(&mut self, sealed: Sealed) -> Result<Arc<Sealed>, JournalError> {
         for row in &sealed.shards {
-            if row.replaces() {
-                self.forget(row.shard);
-            }
-            self.note(&sealed.path, row.shard, row.epoch, row.last)?;
+            self.group(&sealed.path, row.shard)?.sealed(row);
         }
         self.active = None;
         Ok(Arc::new(sealed))
@@ -273,11 +284,22 @@ impl Opened {
             );
         }
         settle(&live, &scanned).map_err(|e| JournalError::io("syncing", &live.path, &e))?;
-        self.note_all(&live.path, &scanned.index)?;
+        live.written.store(scanned.end, Ordering::Release);
+        for (shard, item) in scanned.items {
+            let at = item.offset();
+            if self.group(&live.path, shard)?.item(live.id, item).is_none() {
+                let what = format!("entries of {shard} are missing before this one");
+                return Err(JournalError::corrupt(live.path, at, what));
+            }
+        }
         let live = Arc::new(live);
-        live.with(|index| *index = scanned.index);
         self.active = (!scanned.complete).then(|| (live.clone(), scanned.end));
         Ok(live)
+    }
+
+    fn group(&mut self, path: &Path, shard: ShardId) -> Result<&mut Recovered, JournalError> {
+        let missing = || JournalError::corrupt(path, 0, format!("{shard} does not exist"));
+        self.groups.get_mut(usize::from(shard.0)).ok_or_else(missing)
     }
 
     /// The segment to go on writing, and where: made where there is none.
@@ -300,34 +322,6 @@ impl Opened {
         let live = Arc::new(live);
         self.files.change(|set| set.live.push(live.clone()));
         Ok((live, FILE_HEADER_BYTES))
-    }
-
-    fn note_all(&mut self, path: &Path, index: &SegmentIndex) -> Result<(), JournalError> {
-        for (shard, known) in &index.shards {
-            self.note(path, *shard, known.epoch, known.last)?;
-        }
-        Ok(())
-    }
-
-    /// What was found of the shard so far counts for nothing.
-    fn forget(&mut self, shard: ShardId) {
-        if let Some(known) = self.shards.get_mut(usize::from(shard.0)) {
-            *known = (Term(0), Position::ZERO);
-        }
-    }
-
-    fn note(
-        &mut self,
-        path: &Path,
-        shard: ShardId,
-        epoch: Term,
-        last: Position,
-    ) -> Result<(), JournalError> {
-        let Some(known) = self.shards.get_mut(usize::from(shard.0)) else {
-            return Err(JournalError::corrupt(path, 0, format!("{shard} does not exist")));
-        };
-        *known = (known.0.max(epoch), known.1.max(last));
-        Ok(())
     }
 }
 
