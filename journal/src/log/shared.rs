@@ -12,14 +12,19 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    entry::Entry,
+    entry::{Entry, LogId},
     files::Files,
     group_state::{Group, Obstacle, Replica},
     intake::Staged as StagedCheckpoint,
     live::Live,
     options::LogConfig,
 };
-use crate::{disk::DiskLock, env::Env, error::JournalError, id::ShardId};
+use crate::{
+    disk::DiskLock,
+    env::Env,
+    error::JournalError,
+    id::{ShardId, Term},
+};
 
 /// Hears that a write is durable, or why not. Called on the writer: it must be quick.
 pub(crate) type Flushed = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
@@ -257,5 +262,34 @@ impl Shared {
             self.recent_bytes.fetch_sub(before - after, Ordering::Relaxed);
         }
         result
+    }
+
+    /// A checkpoint took the place of everything that the group had up to `at`; with `keep_later`,
+    /// the entries after it stay. To be called when the file that holds it is durable and among the
+    /// files, before the next segment begins: that one carries over what is noted here.
+    #[allow(dead_code)]
+    pub(crate) fn installed(
+        &self,
+        group: &Group,
+        at: LogId,
+        epoch: Term,
+        membership: Option<(LogId, Bytes)>,
+        keep_later: bool,
+    ) {
+        let mut machine = group.machine();
+        machine.restart(epoch);
+        self.change(group, |replica| {
+            if !keep_later {
+                replica.entries.truncate_after(Some(at));
+            }
+            replica.entries.purge(at);
+            replica.applied = Some(at);
+            replica.epoch = epoch;
+            replica.amended.clear();
+            replica.membership = membership;
+        });
+        drop(machine);
+        group.durable.notify_waiters();
+        group.was_applied();
     }
 }
