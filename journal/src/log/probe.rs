@@ -67,7 +67,7 @@ impl Probe {
         shard: ShardId,
         (kind, epoch, records): (Kind, Term, u32),
         (frame, term): (&[u8], u64),
-    ) -> Result<Entry, JournalError> {
+    ) -> Result<(), JournalError> {
         let mut ops = OpsBuilder::new(shard);
         ops.push(kind, epoch, records, frame);
         let group = self.group(shard);
@@ -77,9 +77,8 @@ impl Probe {
         let entry = Entry { id: LogId { term, index }, body: Body::Ops(ops.take()) };
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| drop(tx.send(result)));
-        group.append(vec![entry.clone()], done);
-        rx.await.unwrap_or(Err(JournalError::Closed))?;
-        Ok(entry)
+        group.append(vec![entry], done);
+        rx.await.unwrap_or(Err(JournalError::Closed))
     }
 
     async fn apply(&self, shard: ShardId, entries: Vec<Entry>) -> Result<(), JournalError> {
@@ -95,7 +94,7 @@ impl Probe {
     pub async fn append(&self, batch: &AppendBatch, term: u64) -> Result<(), JournalError> {
         let what = (Kind::Batch, batch.epoch, batch.events.len() as u32);
         let shard = batch.entity.shard(self.log.shards());
-        self.propose(shard, what, (&encode_batch(batch), term)).await.map(drop)
+        self.propose(shard, what, (&encode_batch(batch), term)).await
     }
 
     /// Writes a batch and applies it.
@@ -114,15 +113,15 @@ impl Probe {
     ) -> Result<(), JournalError> {
         let shard = entity.shard(self.log.shards());
         let frame = encode_delete(entity, to);
-        let entry = self.propose(shard, (Kind::Delete, epoch, 1), (&frame, 0)).await?;
-        self.apply(shard, vec![entry]).await
+        self.propose(shard, (Kind::Delete, epoch, 1), (&frame, 0)).await?;
+        self.apply_all(shard).await
     }
 
     /// Installs a new writer epoch.
     pub async fn claim(&self, shard: ShardId) -> Result<Term, JournalError> {
         let frame = [0; HEADER_BYTES];
-        let entry = self.propose(shard, (Kind::Claim, Term(0), 1), (&frame, 0)).await?;
-        self.apply(shard, vec![entry]).await?;
+        self.propose(shard, (Kind::Claim, Term(0), 1), (&frame, 0)).await?;
+        self.apply_all(shard).await?;
         Ok(self.group(shard).state().epoch)
     }
 
