@@ -92,11 +92,6 @@ impl Cut {
     pub(crate) fn holds(&self, position: Position) -> bool {
         position.index() <= self.at.index
     }
-
-    /// The last position within.
-    pub(crate) fn last(&self) -> Position {
-        Position::new(self.at.index, u16::MAX)
-    }
 }
 
 /// A chunk under construction.

@@ -538,12 +538,20 @@ impl Writer {
     /// The entries that stay, and the room that the next segment must have at its beginning.
     fn prepare(&self, staged: &StagedCheckpoint) -> Result<(Vec<Entry>, u64), JournalError> {
         self.shared.check_not_failed()?;
+        let shard = staged.cut.shard;
+        let applied = self.shared.group(shard).replica().applied;
+        if let Some(applied) = applied.filter(|applied| applied.index > staged.cut.at.index) {
+            let at = staged.cut.at.index;
+            let reason =
+                format!("entry {} is applied, and the checkpoint ends at {at}", applied.index);
+            return Err(JournalError::Unavailable { shard, reason });
+        }
         if !self.parked.is_empty() {
             let full = JournalError::DiskFull { message: "entries wait for room".into() };
             return Err(self.shared.room.lack().unwrap_or(full));
         }
         let kept = match staged.later {
-            Later::Kept => self.entries_before(staged.cut.shard, u64::MAX, Some(staged.cut.at))?,
+            Later::Kept => self.entries_before(shard, u64::MAX, Some(staged.cut.at))?,
             Later::Dropped => Vec::new(),
         };
         let carried = self.what_to_carry(self.active.id);

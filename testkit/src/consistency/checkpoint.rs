@@ -6,7 +6,6 @@ use std::path::Path;
 use duractor_journal::{
     AppendBatch, EntityId, EventRecord, Head, JournalError, LogConfig, NewEvent, Seq, ShardId,
     Term, Timestamp,
-    disk::DiskFile,
     probe::{Probe, ProbeCut, ProbeImage, ProbeStaged},
 };
 
@@ -321,6 +320,14 @@ fn entries_after_the_cut_stay_where_they_are_to() {
                     open(&sim, "/data/target").await.unwrap()
                 };
                 assert_eq!(target.last(shard), last, "seed {seed}, step {step}: none is lost");
+                eprintln!(
+                    "seed {seed} step {step} through {went_through} cut {cut:?} last {last:?} applied {:?} members {:?}",
+                    target.applied(shard),
+                    target.membership(shard)
+                );
+                for (p, n) in sim.disk().files() {
+                    eprintln!("  {} {n}", p.display());
+                }
                 target.apply_all(shard).await.unwrap();
                 assert_eq!(target.head(&id).await.unwrap().last_seq, seq, "step {step}");
                 let seen = see(&target, shard).await.unwrap();
