@@ -266,9 +266,10 @@ impl Call {
                 put_vote(&mut out, vote);
                 put_log_id(&mut out, Some(*at));
             }
-            Call::RepairChunk { at, cursor } => {
+            Call::RepairChunk { at, epoch, cursor } => {
                 out.push(8);
                 put_log_id(&mut out, Some(*at));
+                put_varint(&mut out, *epoch);
                 put_bytes(&mut out, cursor);
             }
         }
@@ -304,6 +305,7 @@ impl Call {
             },
             8 => Call::RepairChunk {
                 at: read_log_id(&mut reader)??,
+                epoch: reader.varint()?,
                 cursor: body.slice_ref(reader.bytes()?),
             },
             _ => return None,
@@ -370,9 +372,8 @@ impl Answer {
                 out.push(5);
                 put_vote(&mut out, vote);
             }
-            Answer::Chunk { epoch, bytes } => {
+            Answer::Chunk(bytes) => {
                 out.push(6);
-                put_varint(&mut out, *epoch);
                 out.push(u8::from(bytes.is_some()));
                 put_bytes(&mut out, bytes.as_deref().unwrap_or_default());
             }
@@ -397,10 +398,9 @@ impl Answer {
             4 => Answer::Cursor(body.slice_ref(reader.bytes()?)),
             5 => Answer::Installed(read_vote(&mut reader)?),
             6 => {
-                let epoch = reader.varint()?;
                 let some = reader.byte()? == 1;
                 let bytes = body.slice_ref(reader.bytes()?);
-                Answer::Chunk { epoch, bytes: some.then_some(bytes) }
+                Answer::Chunk(some.then_some(bytes))
             }
             7 => Answer::Refused(reader.text()?.to_owned()),
             _ => return None,
