@@ -105,8 +105,9 @@ impl GroupLog {
     /// segments are sealed; until then they come back when the log is opened again.
     pub(crate) fn purge(&self, upto: LogId) {
         self.shared.change(&self.group, |replica| {
-            let upto = Some(upto).min(replica.applied);
-            upto.map(|upto| replica.entries.purge(upto));
+            if let Some(upto) = Some(upto).min(replica.applied) {
+                replica.entries.purge(upto);
+            }
         });
         self.shared.work.notify_one();
     }

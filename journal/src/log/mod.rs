@@ -61,5 +61,8 @@ pub(crate) mod solo;
 
 pub(crate) mod journal;
 
+#[cfg(test)]
+mod tests;
+
 pub use journal::LogJournal;
 pub use options::{LogConfig, LogUsage};
