@@ -91,8 +91,13 @@ impl CrashDisk {
 
     /// The disk as the next process finds it.
     pub(super) fn after_crash(&self, keep: Keep) -> CrashDisk {
-        let mut state = self.0.lock().unwrap();
-        state.down = true;
+        self.0.lock().unwrap().down = true;
+        self.copy(keep)
+    }
+
+    /// What would be found if the power failed now.
+    pub(super) fn copy(&self, keep: Keep) -> CrashDisk {
+        let state = self.0.lock().unwrap();
         let names = if matches!(keep, Keep::Nothing) { &state.durable } else { &state.current };
         let file = |file: &Arc<Mutex<File>>| {
             let file = file.lock().unwrap();

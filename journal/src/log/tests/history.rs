@@ -1,9 +1,10 @@
 //! Random histories of two groups' logs, each life ended by a power failure at some operation of
 //! the disk, checked against the model after each start.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::{
     super::{entry::LogId, group_log::GroupLog, node_log::NodeLog},
@@ -19,6 +20,8 @@ use crate::{
 };
 
 const ENTITIES: usize = 3;
+/// Whoever waits longer waits for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Rng(u64);
 
@@ -102,8 +105,9 @@ impl Group {
         let mut state = self.state_at(self.wanted.len());
         let mut new = Vec::new();
         for _ in 0..1 + rng.below(4) {
-            let ops = self.ops(rng, &mut state);
             let index = (self.wanted.len() + new.len()) as u64;
+            // The first entry of a group is its membership.
+            let ops = if index == 0 { Vec::new() } else { self.ops(rng, &mut state) };
             new.push(logged(self.shard, self.term, index, ops));
         }
         self.wanted.extend(new.iter().cloned());
@@ -162,7 +166,9 @@ impl Group {
         let mut last = Position::ZERO;
         let mut found = 0;
         while found < count {
-            for record in tail.next().await.expect("more").expect("readable") {
+            let next = timeout(PATIENCE, tail.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("{what}: the tail has {found} of {count}"));
+            for record in next.expect("more").expect("readable") {
                 assert!(
                     record.position > last || last == Position::ZERO,
                     "{what}: the tail's order"
@@ -228,7 +234,9 @@ async fn live(disk: &CrashDisk, rng: &mut Rng, groups: &mut [Group], steps: u64,
     }
     for _ in 0..steps {
         let at = rng.below(groups.len() as u64) as usize;
-        let done = step(&log, &mut groups[at], rng).await;
+        let kind = rng.below(14);
+        let done = timeout(PATIENCE, step(&log, &mut groups[at], rng, kind)).await;
+        let done = done.unwrap_or_else(|_| panic!("{what}: step {kind} never ended"));
         match done {
             Err(JournalError::Unavailable { .. }) | Ok(()) if !disk.is_down() => {}
             _ if disk.is_down() => break,
@@ -240,9 +248,14 @@ async fn live(disk: &CrashDisk, rng: &mut Rng, groups: &mut [Group], steps: u64,
     }
 }
 
-async fn step(log: &Arc<NodeLog>, group: &mut Group, rng: &mut Rng) -> Result<(), JournalError> {
+async fn step(
+    log: &Arc<NodeLog>,
+    group: &mut Group,
+    rng: &mut Rng,
+    kind: u64,
+) -> Result<(), JournalError> {
     let handle = log.group(ShardId(group.shard));
-    match rng.below(14) {
+    match kind {
         0..5 => {
             let new = group.write(rng);
             append(&handle, new.into_iter().map(|logged| logged.entry).collect()).await?;
