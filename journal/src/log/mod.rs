@@ -63,4 +63,7 @@ pub(crate) mod node_log;
 #[doc(hidden)]
 pub mod probe;
 
+#[cfg(test)]
+mod tests;
+
 pub use options::{LogConfig, LogUsage};
