@@ -42,7 +42,15 @@ impl Client {
         let history = &mut self.world.notes().history;
         let start = history.tick();
         let attempts = Vec::new();
-        history.requests.push(Request { entity, events, size, start, acked: None, lossy, attempts });
+        history.requests.push(Request {
+            entity,
+            events,
+            size,
+            start,
+            acked: None,
+            lossy,
+            attempts,
+        });
         history.requests.len() - 1
     }
 
@@ -181,8 +189,7 @@ impl Client {
         let Some(Ok(head)) = head else { return };
         let expected = Seq(head.last_seq.0.saturating_add_signed(off));
         let number = self.request(entity, false);
-        let submitted =
-            owner::submit(&self.world, process, number, (epoch, expected), Ack::Quorum);
+        let submitted = owner::submit(&self.world, process, number, (epoch, expected), Ack::Quorum);
         if let Some(Ok(appended)) = self.world.call(process, submitted).await {
             // The number may have been right after all, for others write meanwhile.
             self.acked(number, appended.last_seq, appended.position);

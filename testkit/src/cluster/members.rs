@@ -105,7 +105,8 @@ async fn move_shard(world: &Arc<World>, members: &mut Members, rng: &mut Rng) {
 /// The node's disk is gone; a new one joins in its place.
 pub(crate) async fn replace(world: &Arc<World>, members: &mut Members, node: NodeId) {
     // Whoever is the only voter takes its shard's events with it.
-    let alone = |voters: &BTreeSet<Member>| voters.len() < 3 && voters.iter().any(|m| m.node == node);
+    let alone =
+        |voters: &BTreeSet<Member>| voters.len() < 3 && voters.iter().any(|m| m.node == node);
     if members.voters.values().any(alone) {
         for shard in world.shards() {
             let all = world.nodes.values().map(|node| node.member()).collect();
@@ -194,12 +195,12 @@ async fn settle(
     voters: BTreeSet<Member>,
     learners: BTreeSet<Member>,
 ) {
-    let name = |of: &BTreeSet<Member>| of.iter().map(Member::to_string).collect::<Vec<_>>().join(" ");
+    let name =
+        |of: &BTreeSet<Member>| of.iter().map(Member::to_string).collect::<Vec<_>>().join(" ");
     world.say(64, || format!("{shard}: voters {}, learners {}", name(&voters), name(&learners)));
     while world.notes().violation.is_none() {
         if let Some(process) = leader(world, shard) {
-            let change =
-                process.subject.change_members(shard, voters.clone(), learners.clone());
+            let change = process.subject.change_members(shard, voters.clone(), learners.clone());
             match world.call(&process, change).await {
                 Some(Ok(())) => break,
                 Some(Err(error)) => {

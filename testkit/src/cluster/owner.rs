@@ -16,8 +16,8 @@ use std::{
 };
 
 use duractor_journal::{
-    Ack, AppendBatch, Appended, Effect, Journal, JournalError, NewEvent, Ownership, Position,
-    ReplayRange, RequestId, Seq, ShardId, Term, Timestamp, record,
+    Ack, AppendBatch, Appended, Effect, JournalError, NewEvent, Ownership, Position, ReplayRange,
+    RequestId, Seq, ShardId, Term, Timestamp, record,
 };
 use futures_util::StreamExt;
 use tokio::{
@@ -153,12 +153,7 @@ pub(crate) async fn append(
     answer.unwrap_or(Tried::Unknown)
 }
 
-async fn try_append(
-    world: &Arc<World>,
-    process: &Arc<Process>,
-    number: usize,
-    ack: Ack,
-) -> Tried {
+async fn try_append(world: &Arc<World>, process: &Arc<Process>, number: usize, ack: Ack) -> Tried {
     let (entity, shard, events) = {
         let notes = world.notes();
         let request = &notes.history.requests[number];
@@ -271,7 +266,10 @@ pub(crate) fn submit(
         (batch(history, number, epoch, expected), attempt)
     };
     world.say(20 ^ (number as u64) << 8, || {
-        format!("node {}: request {number} to {} after {expected}, {epoch}", process.node, batch.entity)
+        format!(
+            "node {}: request {number} to {} after {expected}, {epoch}",
+            process.node, batch.entity
+        )
     });
     let (tx, rx) = oneshot::channel();
     let (noted, at) = (world.clone(), process.clone());

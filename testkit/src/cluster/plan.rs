@@ -133,8 +133,7 @@ impl Plan {
     /// The plan of a seed; of a bug that must be found, with what finds it.
     pub(crate) fn draw(rng: &mut Rng, planted: Option<Planted>) -> Self {
         let nodes = [3, 3, 3, 3, 4, 5][rng.index(6)];
-        let mut troubles: Vec<_> =
-            Trouble::ALL.into_iter().filter(|_| rng.chance(0.3)).collect();
+        let mut troubles: Vec<_> = Trouble::ALL.into_iter().filter(|_| rng.chance(0.3)).collect();
         let wanted = planted.map_or(&[][..], Planted::needs);
         troubles.retain(|trouble| wanted.is_empty() || !trouble.of_members());
         troubles.extend(wanted);

@@ -9,41 +9,41 @@ pub enum Planted {
     /// Writes are acknowledged first and fsynced later, before the next write.
     AckBeforeFsync,
     /// A promise to vote is given before it is on disk.
-    UnsyncedVote,
+    VoteNotSynced,
     /// A barrier at whoever takes itself for the leader asks nobody.
-    StaleRead,
+    StaleLeaderRead,
     /// Batches of an earlier epoch are applied.
-    SkippedEpoch,
+    SkipEpochCheck,
     /// Batches are applied whatever sequence number they were to follow.
-    SkippedSeq,
+    SkipSeqCheck,
     /// A node whose disk was emptied comes back as who it was.
     WipedDisk,
     /// What does not verify is cut off as a torn tail, whatever stands after it.
     CutAtDamage,
     /// A leader that restarts leads on without an election.
-    RestoredLeader,
-    /// A checkpoint counts as installed before all of it is.
+    LeaderRestore,
+    /// A checkpoint counts as whole after its first piece.
     HalfCheckpoint,
-    /// A new leader does not know the requests that were answered before it.
-    ForgottenRequests,
-    /// Compaction leaves out an event that nobody deleted.
-    LossyCompaction,
+    /// A repeat of a request is not recognised.
+    ForgetRequests,
+    /// What Raft has released is taken for deleted when its segment is sealed.
+    PurgeRetained,
 }
 
 impl Planted {
     /// All of them.
     pub const ALL: [Planted; 11] = [
         Planted::AckBeforeFsync,
-        Planted::UnsyncedVote,
-        Planted::StaleRead,
-        Planted::SkippedEpoch,
-        Planted::SkippedSeq,
+        Planted::VoteNotSynced,
+        Planted::StaleLeaderRead,
+        Planted::SkipEpochCheck,
+        Planted::SkipSeqCheck,
         Planted::WipedDisk,
         Planted::CutAtDamage,
-        Planted::RestoredLeader,
+        Planted::LeaderRestore,
         Planted::HalfCheckpoint,
-        Planted::ForgottenRequests,
-        Planted::LossyCompaction,
+        Planted::ForgetRequests,
+        Planted::PurgeRetained,
     ];
 
     /// The name on the command line.
@@ -51,16 +51,16 @@ impl Planted {
     pub fn name(self) -> &'static str {
         match self {
             Planted::AckBeforeFsync => "ack-before-fsync",
-            Planted::UnsyncedVote => "unsynced-vote",
-            Planted::StaleRead => "stale-read",
-            Planted::SkippedEpoch => "skipped-epoch",
-            Planted::SkippedSeq => "skipped-seq",
+            Planted::VoteNotSynced => "vote-not-synced",
+            Planted::StaleLeaderRead => "stale-leader-read",
+            Planted::SkipEpochCheck => "skip-epoch-check",
+            Planted::SkipSeqCheck => "skip-seq-check",
             Planted::WipedDisk => "wiped-disk",
             Planted::CutAtDamage => "cut-at-damage",
-            Planted::RestoredLeader => "restored-leader",
+            Planted::LeaderRestore => "leader-restore",
             Planted::HalfCheckpoint => "half-checkpoint",
-            Planted::ForgottenRequests => "forgotten-requests",
-            Planted::LossyCompaction => "lossy-compaction",
+            Planted::ForgetRequests => "forget-requests",
+            Planted::PurgeRetained => "purge-retained",
         }
     }
 
@@ -84,21 +84,21 @@ impl Planted {
         };
         match self {
             Planted::AckBeforeFsync => &[CrashAtAck, Stall],
-            Planted::UnsyncedVote => &[TwoVotes, TwoVotes, TwoVotes],
-            Planted::StaleRead => &[Cut, Cut, Freeze, Transfer],
-            Planted::SkippedEpoch | Planted::SkippedSeq => &[Cut, Transfer],
+            Planted::VoteNotSynced => &[TwoVotes, TwoVotes, TwoVotes],
+            Planted::StaleLeaderRead => &[Cut, Cut, Freeze, Transfer],
+            Planted::SkipEpochCheck | Planted::SkipSeqCheck => &[Cut, Transfer],
             Planted::WipedDisk => &[Replace, Replace, Crash, Crash],
             Planted::CutAtDamage => &[Damage, Damage, Crash, Kill],
-            Planted::RestoredLeader => &[CrashAtAck, Crash, Kill, Stall, Stall],
+            Planted::LeaderRestore => &[CrashAtAck, Crash, Kill, Stall, Stall],
             Planted::HalfCheckpoint => &[LongAway, CrashLoop, Maintain, Maintain],
-            Planted::ForgottenRequests => &[Cut, Kill, Transfer],
-            Planted::LossyCompaction => &[Maintain, Maintain],
+            Planted::ForgetRequests => &[Cut, Kill, Transfer],
+            Planted::PurgeRetained => &[Maintain, Maintain],
         }
     }
 
     /// Whether it shows only once logs are cut.
     pub(super) fn needs_bytes(self) -> bool {
-        matches!(self, Planted::HalfCheckpoint | Planted::LossyCompaction | Planted::CutAtDamage)
+        matches!(self, Planted::HalfCheckpoint | Planted::PurgeRetained | Planted::CutAtDamage)
     }
 }
 
@@ -107,15 +107,15 @@ impl Planted {
 pub(super) fn plant(bug: Option<Planted>) {
     use duractor_journal::planted::{Planted as Inside, plant};
     plant(match bug {
-        Some(Planted::UnsyncedVote) => Some(Inside::UnsyncedVote),
-        Some(Planted::StaleRead) => Some(Inside::StaleRead),
-        Some(Planted::SkippedEpoch) => Some(Inside::SkippedEpoch),
-        Some(Planted::SkippedSeq) => Some(Inside::SkippedSeq),
+        Some(Planted::VoteNotSynced) => Some(Inside::VoteNotSynced),
+        Some(Planted::StaleLeaderRead) => Some(Inside::StaleLeaderRead),
+        Some(Planted::SkipEpochCheck) => Some(Inside::SkipEpochCheck),
+        Some(Planted::SkipSeqCheck) => Some(Inside::SkipSeqCheck),
         Some(Planted::CutAtDamage) => Some(Inside::CutAtDamage),
-        Some(Planted::RestoredLeader) => Some(Inside::RestoredLeader),
+        Some(Planted::LeaderRestore) => Some(Inside::LeaderRestore),
         Some(Planted::HalfCheckpoint) => Some(Inside::HalfCheckpoint),
-        Some(Planted::ForgottenRequests) => Some(Inside::ForgottenRequests),
-        Some(Planted::LossyCompaction) => Some(Inside::LossyCompaction),
+        Some(Planted::ForgetRequests) => Some(Inside::ForgetRequests),
+        Some(Planted::PurgeRetained) => Some(Inside::PurgeRetained),
         Some(Planted::AckBeforeFsync | Planted::WipedDisk) | None => None,
     });
 }

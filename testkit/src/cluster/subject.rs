@@ -33,9 +33,8 @@ pub(crate) trait Subject: Send + Sync {
 }
 
 /// Opens the journal of a node.
-pub(crate) type Open = Arc<
-    dyn Fn(LogConfig, Env, Replication) -> Called<Arc<dyn Subject>> + Send + Sync,
->;
+pub(crate) type Open =
+    Arc<dyn Fn(LogConfig, Env, Replication) -> Called<Arc<dyn Subject>> + Send + Sync>;
 
 /// The real one.
 pub(crate) fn real() -> Open {

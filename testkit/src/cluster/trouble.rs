@@ -5,11 +5,7 @@ use std::{sync::Arc, time::Duration};
 use duractor_journal::{NodeId, Role, ShardId};
 use tokio::{sync::Notify, time::sleep};
 
-use super::{
-    network::Stop,
-    plan::Trouble,
-    world::World,
-};
+use super::{network::Stop, plan::Trouble, world::World};
 use crate::{
     disk::{Fault, Op, Rule},
     rng::Rng,

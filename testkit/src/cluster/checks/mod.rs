@@ -311,9 +311,10 @@ fn in_order(history: &History, entity: usize, mut calls: Vec<Placed>) -> Found {
 fn reflects(history: &History, end: &Replica, number: usize) -> Found {
     let read = &history.reads[number];
     let id = &history.entities[read.entity];
-    let upto = end.records.iter().filter(|(entity, _, seen)| {
-        *entity == read.entity && seen.position <= read.reflects
-    });
+    let upto = end
+        .records
+        .iter()
+        .filter(|(entity, _, seen)| *entity == read.entity && seen.position <= read.reflects);
     if let Some(seq) = upto.map(|(_, seq, _)| *seq).max().filter(|seq| *seq > read.last) {
         return Err(format!(
             "L: read {number} of {id} reflects {}, saw {} and not {seq}",

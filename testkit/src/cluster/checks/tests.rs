@@ -150,7 +150,8 @@ fn mixed_epochs_are_found() {
         history.requests[5].attempts[0].epoch = Term(3);
         for number in 0..2 {
             // A newer claim was granted before the last request was sent.
-            let claim = Claim { shard: SHARD, start: number, granted: Some((number, Term(4 + number))) };
+            let claim =
+                Claim { shard: SHARD, start: number, granted: Some((number, Term(4 + number))) };
             history.claims.push(claim);
         }
     });

@@ -73,7 +73,13 @@ impl Line {
     }
 
     /// When a frame that is sent now arrives: after every earlier one of its class.
-    pub(super) fn arrival_us(&mut self, now: u64, class: Class, bytes: usize, rng: &mut Rng) -> u64 {
+    pub(super) fn arrival_us(
+        &mut self,
+        now: u64,
+        class: Class,
+        bytes: usize,
+        rng: &mut Rng,
+    ) -> u64 {
         let at = now + self.delay_us + rng.below(self.jitter_us + 1);
         let last = &mut self.last_us[class as usize];
         *last = at.max(*last) + self.ns_per_byte * bytes as u64 / 1000;

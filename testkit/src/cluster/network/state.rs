@@ -39,13 +39,25 @@ pub(super) struct End {
 pub(super) enum Arrival {
     Frame(Sent),
     /// The other end of a new session hears of it.
-    Up { at: NodeId, peer: Member, session: u64 },
+    Up {
+        at: NodeId,
+        peer: Member,
+        session: u64,
+    },
     /// One end hears that the other closed the session.
-    Close { at: NodeId, peer: NodeId, session: u64 },
+    Close {
+        at: NodeId,
+        peer: NodeId,
+        session: u64,
+    },
     /// Two nodes try to connect.
     Attempt(NodeId, NodeId),
     /// Nothing was heard for too long.
-    Silence { from: NodeId, at: NodeId, since: u64 },
+    Silence {
+        from: NodeId,
+        at: NodeId,
+        since: u64,
+    },
 }
 
 /// An event and who hears it.
@@ -167,7 +179,9 @@ impl State {
     }
 
     pub(super) fn freeze(&mut self, node: NodeId) {
-        let Some(end) = self.ends.get_mut(&node).filter(|end| end.up && !end.frozen) else { return };
+        let Some(end) = self.ends.get_mut(&node).filter(|end| end.up && !end.frozen) else {
+            return;
+        };
         end.frozen = true;
         self.counts.frozen += 1;
         self.requiet_all(node);

@@ -70,8 +70,12 @@ const TWO: NodeId = NodeId(2);
 fn a_session_begins_once_and_frames_keep_their_order_in_a_class() {
     run_sim(1, async |_| {
         let (_net, a, b) = pair(NetConfig { jitter_us: 50_000, ..NetConfig::default() }).await;
-        assert!(matches!(a.heard.take()[..], [Event::Up { peer, .. }] if peer == Member::new(2, 1)));
-        assert!(matches!(b.heard.take()[..], [Event::Up { peer, .. }] if peer == Member::new(1, 1)));
+        assert!(
+            matches!(a.heard.take()[..], [Event::Up { peer, .. }] if peer == Member::new(2, 1))
+        );
+        assert!(
+            matches!(b.heard.take()[..], [Event::Up { peer, .. }] if peer == Member::new(1, 1))
+        );
         assert_eq!(a.transport.peers(), [Member::new(2, 1)]);
         for n in 0..50 {
             a.send(2, if n < 25 { Class::Bulk } else { Class::Control }, n).unwrap();
