@@ -58,6 +58,11 @@ impl Client {
         self.world.notes().history.shard(entity)
     }
 
+    fn shard_of_request(&self, number: usize) -> ShardId {
+        let notes = self.world.notes();
+        notes.history.shard(notes.history.requests[number].entity)
+    }
+
     /// Whoever is thought to lead, or any.
     fn leader(&mut self, shard: ShardId, tries: usize) -> Option<Arc<Process>> {
         let known = self.world.notes().leaders[usize::from(shard.0)];
@@ -99,7 +104,7 @@ impl Client {
 
     /// Tries a request until its outcome is known.
     pub(crate) async fn append(mut self, number: usize, ack: Ack) {
-        let shard = self.shard_of(self.world.notes().history.requests[number].entity);
+        let shard = self.shard_of_request(number);
         for tries in 0..TRIES {
             if let Some(process) = self.leader(shard, tries)
                 && let Tried::Done(seq, position) =
@@ -213,10 +218,7 @@ impl Client {
     }
 
     async fn until_known(&mut self, number: usize, expected: Seq) -> Option<Seq> {
-        let shard = {
-            let notes = self.world.notes();
-            notes.history.shard(notes.history.requests[number].entity)
-        };
+        let shard = self.shard_of_request(number);
         let mut tries = 0;
         while !self.world.is_ending() {
             tries += 1;

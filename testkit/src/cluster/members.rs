@@ -29,6 +29,8 @@ pub(crate) struct Members {
 /// Makes all groups, before anything goes wrong.
 pub(crate) async fn initialize(world: &Arc<World>) -> Members {
     let mut members = Members::default();
+    // Links come first: whoever is made a leader without them has nobody to lead.
+    sleep(Duration::from_millis(60)).await;
     for shard in world.shards() {
         let count = world.plan.voters.min(world.plan.nodes);
         let place = |n| NodeId(1 + (u32::from(shard.0) + n) % world.plan.nodes);

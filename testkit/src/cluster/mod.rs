@@ -82,20 +82,17 @@ fn run_with(open: &Open, seed: u64, planted: Option<Planted>, trace: bool) -> Re
     report
 }
 
-/// Keys so that each shard has an entity.
+/// The entities: those of the load, and one of each shard to see whether it serves.
 fn entities(plan: &Plan, rng: &mut Rng) -> Vec<EntityId> {
     let count = plan.shared_entities + plan.single_entities + 1;
-    let id = |n: u64| EntityId::new("account", &n.to_string());
-    let mut ids: Vec<_> = (0..).filter_map(|n| id(n).ok()).take(count).collect();
-    for shard in 0..plan.log.shards {
-        if !ids.iter().any(|id| id.shard(plan.log.shards).0 == shard) {
-            let more = (count as u64..).filter_map(|n| id(n).ok());
-            ids.extend(more.into_iter().find(|id| id.shard(plan.log.shards).0 == shard));
-        }
-    }
+    let load = (0..count).filter_map(|n| EntityId::new("account", &n.to_string()).ok());
+    let mut ids: Vec<_> = load.collect();
     // Which of them are hot differs from seed to seed.
-    let shift = rng.index(count);
-    ids[..count].rotate_left(shift);
+    ids.rotate_left(rng.index(count));
+    for shard in 0..plan.log.shards {
+        let mut probes = (0..).filter_map(|n| EntityId::new("probe", &n.to_string()).ok());
+        ids.extend(probes.find(|id| id.shard(plan.log.shards).0 == shard));
+    }
     ids
 }
 
@@ -106,6 +103,8 @@ async fn all(world: &Arc<World>) -> u64 {
         world.start(id).await;
     }
     let mut members = members::initialize(world).await;
+    // A group whose first entry is on one disk alone would be gone with that.
+    settle::all_serve(world).await;
     let mut tasks = JoinSet::new();
     load(world, &mut tasks);
     let (done, changed) = tokio::sync::oneshot::channel();

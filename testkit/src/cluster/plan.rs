@@ -142,7 +142,7 @@ impl Plan {
             troubles.dedup();
         }
         if troubles.is_empty() {
-            troubles.push(Trouble::Crash);
+            troubles.push(Trouble::Cut);
         }
         let heavy = rng.chance(0.4) || planted.is_some_and(Planted::needs_bytes);
         Self {

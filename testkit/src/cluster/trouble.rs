@@ -122,6 +122,7 @@ fn crash_loop(world: &Arc<World>, node: NodeId, mut rng: Rng) {
     tokio::spawn(async move {
         world.stop(node, Stop::Crashed);
         sleep(ms(rng.below(800))).await;
+        // Whatever happens, it is up in the end.
         for _ in 0..2 + rng.below(4) {
             world.start(node).await;
             let within = if rng.chance(0.5) { 15 } else { 200 };
@@ -200,6 +201,9 @@ async fn two_votes(world: &Arc<World>, rng: &mut Rng) {
     let voted = Arc::new(Notify::new());
     let (told, power) = (voted.clone(), Arc::downgrade(world));
     world.start(voter).await;
+    if world.is_ending() {
+        return;
+    }
     world.net.after_control(voter, 1 + rng.below(6), move || {
         if let Some(world) = power.upgrade() {
             world.stop(voter, Stop::Crashed);
@@ -209,10 +213,17 @@ async fn two_votes(world: &Arc<World>, rng: &mut Rng) {
     tokio::select! {
         biased;
         () = voted.notified() => {}
-        () = sleep(ms(2 * wait)) => world.stop(voter, Stop::Crashed),
+        () = sleep(ms(2 * wait)) => {
+            if world.is_ending() {
+                return;
+            }
+            world.stop(voter, Stop::Crashed);
+        }
     }
     // Whoever was promised the vote is heard late, so that the other asks first.
-    if let Some(first) = rng.pick(&others) {
+    if let Some(first) = rng.pick(&others)
+        && !world.is_ending()
+    {
         cut_for(world, vec![(*first, voter), (voter, *first)], rng.below(wait));
     }
     sleep(ms(1 + rng.below(5))).await;

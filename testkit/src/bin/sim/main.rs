@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.trace {
         tracing_subscriber::fmt()
-            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .with_env_filter("warn,duractor=debug,duractor_journal=debug,duractor_snapshot=debug")
             .without_time()
             .with_writer(std::io::stderr)
             .init();
