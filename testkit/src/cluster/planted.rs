@@ -109,12 +109,12 @@ pub(super) fn plant(bug: Option<Planted>) {
     plant(match bug {
         Some(Planted::VoteNotSynced) => Some(Inside::VoteNotSynced),
         Some(Planted::StaleLeaderRead) => Some(Inside::StaleLeaderRead),
-        Some(Planted::SkipEpochCheck) => Some(Inside::SkipEpochCheck),
-        Some(Planted::SkipSeqCheck) => Some(Inside::SkipSeqCheck),
+        Some(Planted::SkipEpochCheck) => Some(Inside::EpochUnchecked),
+        Some(Planted::SkipSeqCheck) => Some(Inside::SeqUnchecked),
         Some(Planted::CutAtDamage) => Some(Inside::CutAtDamage),
         Some(Planted::LeaderRestore) => Some(Inside::LeaderRestore),
         Some(Planted::HalfCheckpoint) => Some(Inside::HalfCheckpoint),
-        Some(Planted::ForgetRequests) => Some(Inside::ForgetRequests),
+        Some(Planted::ForgetRequests) => Some(Inside::DedupForgotten),
         Some(Planted::PurgeRetained) => Some(Inside::PurgeRetained),
         Some(Planted::AckBeforeFsync | Planted::WipedDisk) | None => None,
     });
