@@ -10,6 +10,7 @@
 //! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
 //! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
 
+pub mod cluster;
 pub mod consistency;
 pub mod disk;
 pub mod entity;
