@@ -1,0 +1,63 @@
+//! Who is who: what peers say to each other first, and whom this node lets in.
+
+use duractor_journal::Member;
+
+use super::{
+    error::Refusal,
+    shared::Shared,
+    state::{ClusterState, Phase},
+    wire::{ASKING, Message},
+};
+
+/// Tells a peer who this node is.
+pub(super) fn say_hello(shared: &Shared, peer: Member) {
+    if peer.incarnation != ASKING {
+        let identity = shared.identity();
+        let (cluster_id, cluster) = (identity.cluster_id, identity.cluster);
+        shared.calls.tell(peer, &Message::Hello { cluster_id, cluster });
+    }
+}
+
+/// Whether a peer belongs to this cluster.
+pub(super) fn check_peer(
+    shared: &Shared,
+    peer: Member,
+    cluster_id: u64,
+    cluster: &str,
+) -> Result<(), Refusal> {
+    let mine = shared.identity();
+    if cluster_id != mine.cluster_id || cluster != mine.cluster {
+        return Err(Refusal::OtherCluster {
+            reason: format!(
+                "the data directory of node {} is of cluster {cluster:?} with id {cluster_id:016x}, \
+                 and this is cluster {:?} with id {:016x}: give the node the directory that it had \
+                 here, or an empty one, with which it joins as a replacement",
+                peer.node, mine.cluster, mine.cluster_id
+            ),
+        });
+    }
+    check_standing(&shared.state(), peer)
+}
+
+/// Whether a peer is one that was removed or replaced, as far as this node knows.
+pub(super) fn check_standing(state: &ClusterState, peer: Member) -> Result<(), Refusal> {
+    let newest = state.newest(peer.node).filter(|newest| *newest > peer);
+    if let Some(newest) = newest {
+        return Err(Refusal::OtherCluster {
+            reason: format!(
+                "node {} came back as {newest} with another disk, so the disk of {peer} is out: \
+                 move its data directory away",
+                peer.node
+            ),
+        });
+    }
+    if state.phase_of(peer) == Some(Phase::Removed) {
+        return Err(Refusal::OtherCluster {
+            reason: format!(
+                "{peer} was removed from the cluster: to come back as a new member, start the node \
+                 with an empty data directory"
+            ),
+        });
+    }
+    Ok(())
+}
