@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use duractor_journal::{Effect as TookEffect, JournalError, NodeId, ShardId};
+use duractor_journal::{Effect as TookEffect, JournalError, Member, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
@@ -23,6 +23,15 @@ pub enum Refusal {
     OtherCluster {
         /// What does not fit, and what to do.
         reason: String,
+    },
+    /// The member was removed from the cluster.
+    #[error(
+        "{member} was removed from the cluster: to come back as a new member, start the node with \
+         an empty data directory"
+    )]
+    Removed {
+        /// Which.
+        member: Member,
     },
     /// The node's old incarnation still runs.
     #[error(

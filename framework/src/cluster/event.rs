@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(state_entity(12).expect("fit").key(), STATE_KEY_OF_12);
     }
 
-    const STATE_KEY_OF_12: &str = "members-9";
+    const STATE_KEY_OF_12: &str = "members-20";
 
     #[test]
     fn events_keep_their_bytes() {
@@ -147,7 +147,7 @@ mod tests {
                 }],
                 "cluster-formed",
                 1,
-                "03613a3109020101 6e0301720c",
+                "03613a31090201016e0172030c",
             ),
             (
                 &[ClusterEvent::Joining {

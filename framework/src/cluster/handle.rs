@@ -181,8 +181,15 @@ impl Cluster {
     /// [`Refusal`] says what stands against it; nothing was done then. After
     /// [`ClusterError::TimedOut`] the node goes on leaving: call it again to wait on.
     pub async fn leave(&self) -> Result<(), ClusterError> {
-        self.ask_leader("leaving", Request::Leave).await?;
-        self.wait_gone("leaving", self.shared.me).await
+        let left = async {
+            self.ask_leader("leaving", Request::Leave).await?;
+            self.wait_gone("leaving", self.shared.me).await
+        };
+        match left.await {
+            // So it hears that it is done, once it is out.
+            Err(ClusterError::Refused(Refusal::Removed { .. })) => Ok(()),
+            other => other,
+        }
     }
 
     /// Takes a node out whose disk or machine is gone for good. `force` also takes one out that is

@@ -52,12 +52,7 @@ pub(super) fn check_standing(state: &ClusterState, peer: Member) -> Result<(), R
         });
     }
     if state.phase_of(peer) == Some(Phase::Removed) {
-        return Err(Refusal::OtherCluster {
-            reason: format!(
-                "{peer} was removed from the cluster: to come back as a new member, start the node \
-                 with an empty data directory"
-            ),
-        });
+        return Err(Refusal::Removed { member: peer });
     }
     Ok(())
 }

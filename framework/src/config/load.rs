@@ -150,11 +150,20 @@ impl config::Source for Table {
 fn parse(origin: &str, text: &str) -> Result<Table, Problem> {
     let file = File::from_str(text, FileFormat::Toml);
     let table = config::Source::collect(&file).map_err(|error| {
-        let what = redact(&error.to_string()).to_owned();
+        let what = parse_error(&error.to_string(), text);
         Problem { key: origin.into(), value: None, origin: "the configuration file".into(), what }
     })?;
     let table = table.into_iter().map(|(name, value)| (name, named(value, origin))).collect();
     Ok(Table(table))
+}
+
+/// What the parser says. It quotes a line, which must not be one of a key's.
+fn parse_error(error: &str, text: &str) -> String {
+    if redact(text) == text {
+        return error.to_owned();
+    }
+    let quote = |line: &&str| line.contains('|');
+    error.lines().filter(|line| !quote(line)).collect::<Vec<_>>().join(" ")
 }
 
 fn named(value: Value, origin: &str) -> Value {
