@@ -37,7 +37,11 @@ pub(crate) mod maintain;
 pub(crate) mod streams;
 pub(crate) mod writer;
 
+#[allow(dead_code)]
+pub(crate) mod group_log;
 pub(crate) mod journal;
+#[allow(dead_code)]
+pub(crate) mod node_log;
 
 pub use journal::{LogJournal, LogUsage};
 pub use options::LogConfig;
