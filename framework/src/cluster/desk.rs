@@ -13,7 +13,7 @@ use ractor::ActorRef;
 
 use super::{
     error::Refusal,
-    hello::{check_peer, say_hello},
+    hello::{check_peer, say_hello, turn_away},
     manager::ManagerMessage,
     shared::Shared,
     wire::{Message, Reply, Request, decode},
@@ -49,17 +49,25 @@ impl Desk {
     fn take(&self, shared: &Arc<Shared>, from: Member, session: u64, message: Message) {
         let known = shared.gate.is_admitted(from);
         match message {
+            // Who is out has nothing to say to members, nor to hear from them.
+            Message::Hello { .. } if shared.out().is_some() => {}
             Message::Hello { cluster_id, cluster } => {
                 match check_peer(shared, from, cluster_id, &cluster) {
-                    Ok(()) => shared.gate.admit(from, session),
+                    Ok(()) => {
+                        shared.heard_well(from);
+                        shared.gate.admit(from, session);
+                    }
                     Err(refusal) => {
                         tracing::warn!(%from, %refusal, "a node is refused");
-                        shared.gate.expel(from);
-                        shared.calls.tell(from, &Message::Refused { refusal });
+                        turn_away(shared, from, refusal);
                     }
                 }
             }
-            Message::Refused { refusal } => shared.refuse(from, refusal),
+            Message::Refused { cluster_id, refusal } => {
+                // A stranger's word does not put a member out.
+                let out = refusal.is_final() && cluster_id == shared.identity().cluster_id;
+                shared.refused_by(from, refusal, out);
+            }
             Message::Ask { id, request: Request::Which } => {
                 let identity = shared.identity();
                 let (cluster_id, cluster) = (identity.cluster_id, identity.cluster);

@@ -33,6 +33,14 @@ pub enum Refusal {
         /// Which.
         member: Member,
     },
+    /// The node came back with another disk, and this is the old one.
+    #[error("{by} took the place of {member}, so this disk is out: move its data directory away")]
+    Replaced {
+        /// The old one.
+        member: Member,
+        /// The new one.
+        by: Member,
+    },
     /// The node's old incarnation still runs.
     #[error(
         "node {node} is up, so its place cannot be taken: stop the one that runs, or give this one \
@@ -83,6 +91,11 @@ fn list(shards: &[ShardId]) -> String {
 }
 
 impl Refusal {
+    /// Whether it is said for good: the member is out, and nothing brings it back.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Refusal::Removed { .. } | Refusal::Replaced { .. })
+    }
+
     /// Whether it may have taken effect.
     #[must_use]
     pub fn effect(&self) -> TookEffect {

@@ -177,3 +177,138 @@ impl Receiver for Filter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hands events on as it is told to.
+    #[derive(Default)]
+    struct Below(Mutex<Option<Arc<dyn Receiver>>>);
+
+    impl Below {
+        fn event(&self, event: Event) {
+            let receiver = self.0.lock().unwrap().clone();
+            receiver.expect("somebody listens").event(event);
+        }
+    }
+
+    const PEER: Member = Member::new(2, 1);
+
+    impl Transport for Below {
+        fn me(&self) -> Member {
+            Member::new(1, 1)
+        }
+
+        fn max_frame_bytes(&self) -> usize {
+            100
+        }
+
+        fn send(&self, _: Member, _: Channel, _: Class, _: Bytes) -> Result<(), SendError> {
+            Ok(())
+        }
+
+        fn listen(&self, _: Channel, receiver: Arc<dyn Receiver>) {
+            *self.0.lock().unwrap() = Some(receiver);
+        }
+
+        fn reach(&self, _: &str) {}
+
+        fn forget(&self, _: &str) {}
+
+        fn peers(&self) -> Vec<Member> {
+            vec![PEER]
+        }
+    }
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Event>>);
+
+    impl Receiver for Heard {
+        fn event(&self, event: Event) {
+            self.0.lock().unwrap().push(event);
+        }
+    }
+
+    impl Heard {
+        fn take(&self) -> Vec<Event> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    fn setup() -> (Arc<Below>, Arc<Gate>, Arc<Heard>) {
+        let below = Arc::new(Below::default());
+        let gate = Gate::new(below.clone());
+        let heard = Arc::new(Heard::default());
+        gate.listen(Channel::Journal, heard.clone());
+        (below, gate, heard)
+    }
+
+    fn up(session: u64) -> Event {
+        Event::Up { peer: PEER, session }
+    }
+
+    fn down(session: u64) -> Event {
+        Event::Down { peer: PEER, session }
+    }
+
+    fn frame(session: u64) -> Event {
+        Event::Frame { from: PEER, session, frame: Bytes::from_static(b"x") }
+    }
+
+    #[test]
+    fn nothing_passes_before_the_peer_is_admitted() {
+        let (below, gate, heard) = setup();
+        let send = |channel| gate.send(PEER, channel, Class::Data, Bytes::new());
+        below.event(up(7));
+        below.event(frame(7));
+        assert_eq!(heard.take(), []);
+        assert_eq!(gate.peers(), []);
+        assert_eq!(send(Channel::Journal), Err(SendError::NotConnected));
+        assert_eq!(send(Channel::Cluster), Ok(()), "how else should it be admitted");
+        gate.admit(PEER, 7);
+        gate.admit(PEER, 7);
+        below.event(frame(7));
+        assert_eq!(heard.take(), [up(7), frame(7)]);
+        assert_eq!((gate.peers(), send(Channel::Journal)), (vec![PEER], Ok(())));
+        below.event(down(7));
+        assert_eq!(heard.take(), [down(7)]);
+    }
+
+    #[test]
+    fn a_session_is_admitted_not_a_peer() {
+        let (below, gate, heard) = setup();
+        below.event(up(7));
+        gate.admit(PEER, 7);
+        below.event(down(7));
+        // The cluster's channel has not heard of the end yet.
+        below.event(up(8));
+        below.event(frame(8));
+        assert_eq!(heard.take(), [up(7), down(7)]);
+        gate.admit(PEER, 8);
+        assert_eq!(heard.take(), [up(8)]);
+        // One that is late is of no account.
+        below.event(down(7));
+        assert_eq!(heard.take(), []);
+    }
+
+    #[test]
+    fn admission_may_come_before_the_channel_hears_of_the_session() {
+        let (below, gate, heard) = setup();
+        gate.admit(PEER, 7);
+        below.event(up(7));
+        assert_eq!(heard.take(), [up(7)]);
+    }
+
+    #[test]
+    fn who_is_expelled_is_down() {
+        let (below, gate, heard) = setup();
+        below.event(up(7));
+        gate.admit(PEER, 7);
+        gate.expel(PEER);
+        below.event(frame(7));
+        assert_eq!(heard.take(), [up(7), down(7)]);
+        below.event(down(7));
+        assert_eq!((heard.take(), gate.peers()), (vec![], vec![]));
+    }
+}

@@ -162,10 +162,10 @@ impl Cluster {
     pub async fn wait_ready(&self, timeout: Duration) -> Result<(), ClusterError> {
         let until = Instant::now() + timeout;
         loop {
-            if let Some(refusal) = self.shared.refused() {
-                return Err(refusal.clone().into());
-            }
             let Some(last) = not_ready(&self.shared) else { return Ok(()) };
+            if let Some(refusal) = self.shared.refused() {
+                return Err(refusal.into());
+            }
             if Instant::now() >= until {
                 let after_ms = timeout.as_millis() as u64;
                 return Err(ClusterError::TimedOut { what: "getting ready", after_ms, last });
@@ -271,7 +271,7 @@ impl Cluster {
                 ) => again.to_string(),
                 Err(refusal) => return Err(refusal.into()),
             };
-            if let Some(refusal) = self.shared.refused() {
+            if let Some(refusal) = self.shared.out() {
                 return Err(refusal.clone().into());
             }
             if Instant::now() >= until {

@@ -18,6 +18,13 @@ pub(super) fn say_hello(shared: &Shared, peer: Member) {
     }
 }
 
+/// Tells a peer that it is not let in.
+pub(super) fn turn_away(shared: &Shared, peer: Member, refusal: Refusal) {
+    shared.gate.expel(peer);
+    let cluster_id = shared.identity().cluster_id;
+    shared.calls.tell(peer, &Message::Refused { cluster_id, refusal });
+}
+
 /// Whether a peer belongs to this cluster.
 pub(super) fn check_peer(
     shared: &Shared,
@@ -41,15 +48,8 @@ pub(super) fn check_peer(
 
 /// Whether a peer is one that was removed or replaced, as far as this node knows.
 pub(super) fn check_standing(state: &ClusterState, peer: Member) -> Result<(), Refusal> {
-    let newest = state.newest(peer.node).filter(|newest| *newest > peer);
-    if let Some(newest) = newest {
-        return Err(Refusal::OtherCluster {
-            reason: format!(
-                "node {} came back as {newest} with another disk, so the disk of {peer} is out: \
-                 move its data directory away",
-                peer.node
-            ),
-        });
+    if let Some(by) = state.newest(peer.node).filter(|newest| *newest > peer) {
+        return Err(Refusal::Replaced { member: peer, by });
     }
     if state.phase_of(peer) == Some(Phase::Removed) {
         return Err(Refusal::Removed { member: peer });

@@ -17,7 +17,7 @@ use super::{
     error::{ClusterError, Refusal},
     event::ClusterEvent,
     execute::{carry_out, order},
-    hello::{check_standing, say_hello},
+    hello::{check_standing, say_hello, turn_away},
     identity::{Identity, Stage},
     plan::{Step, check_removal, check_rest, plan},
     records::Records,
@@ -111,7 +111,7 @@ impl Actor for Manager {
 
 impl ManagerState {
     async fn tick(&mut self) -> Result<(), ClusterError> {
-        if self.shared.refused().is_some() {
+        if self.shared.out().is_some() {
             return Ok(());
         }
         self.finish_forming().await?;
@@ -142,8 +142,7 @@ impl ManagerState {
         for peer in shared.sessions().into_keys() {
             match check_standing(state, peer) {
                 Err(refusal) if peer.incarnation != ASKING => {
-                    shared.gate.expel(peer);
-                    shared.calls.tell(peer, &Message::Refused { refusal });
+                    turn_away(shared, peer, refusal);
                 }
                 // The first one may have been lost.
                 _ if !shared.gate.is_admitted(peer) => say_hello(shared, peer),
@@ -151,7 +150,7 @@ impl ManagerState {
             }
         }
         if let Err(refusal) = check_standing(state, shared.me) {
-            shared.refuse(shared.me, refusal);
+            shared.refused_by(shared.me, refusal, true);
         }
     }
 

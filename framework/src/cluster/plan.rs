@@ -238,6 +238,11 @@ impl Planner<'_> {
         if voters == group.voters && learners == group.learners {
             return None;
         }
+        // As when one leaves while another is down: it waits until that one is back.
+        let there = voters.iter().filter(|voter| self.view.up.contains_key(voter)).count();
+        if voters != group.voters && there * 2 <= voters.len() {
+            return None;
+        }
         if !voters.is_subset(&group.voters) {
             if self.moves >= MOVES {
                 return None;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use duractor_journal::{Env, Member, Role, ShardId};
+use duractor_journal::{Env, Member, Role, ShardId, Transport};
 use tokio::{
     task::AbortHandle,
     time::{Duration, Instant},
@@ -54,8 +54,10 @@ pub(super) struct Shared {
     executing: Mutex<BTreeSet<ShardId>>,
     /// What is wrong now, by what it is about.
     problems: Mutex<BTreeMap<String, String>>,
-    /// Set once: the cluster does not want this node.
-    refused: OnceLock<Refusal>,
+    /// Peers that do not let this node in, and why.
+    refusals: Mutex<BTreeMap<Member, Refusal>>,
+    /// Set once: this node is no member any more.
+    out: OnceLock<Refusal>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -89,7 +91,8 @@ impl Shared {
             busy: Mutex::default(),
             executing: Mutex::default(),
             problems: Mutex::default(),
-            refused: OnceLock::new(),
+            refusals: Mutex::default(),
+            out: OnceLock::new(),
             tasks: Mutex::default(),
         })
     }
@@ -124,6 +127,7 @@ impl Shared {
             drop(sessions);
             self.gate.expel(peer);
             self.calls.gone(peer);
+            self.heard_well(peer);
         }
     }
 
@@ -236,16 +240,36 @@ impl Shared {
         problems.iter().map(|(about, what)| format!("{about}: {what}")).collect()
     }
 
-    /// The cluster does not want this node.
-    pub(super) fn refuse(&self, by: Member, refusal: Refusal) {
-        if self.refused.set(refusal.clone()).is_ok() {
-            tracing::error!(%by, %refusal, "the cluster refuses this node");
+    /// A peer does not let this node in; `out` says that nobody will.
+    pub(super) fn refused_by(&self, by: Member, refusal: Refusal, out: bool) {
+        self.problem(&format!("refused by {by}"), Some(refusal.to_string()));
+        lock(&self.refusals).insert(by, refusal.clone());
+        if out && self.out.set(refusal.clone()).is_ok() {
+            tracing::error!(%refusal, "this node is no member any more");
+            for peer in self.gate.peers() {
+                self.gate.expel(peer);
+            }
         }
-        self.problem("refused", Some(refusal.to_string()));
     }
 
-    pub(super) fn refused(&self) -> Option<&Refusal> {
-        self.refused.get()
+    /// A peer belongs to this node's cluster, so whatever it said before is mended.
+    pub(super) fn heard_well(&self, peer: Member) {
+        lock(&self.refusals).remove(&peer);
+        self.problem(&format!("refused by {peer}"), None);
+    }
+
+    /// Why this node is no member any more; `None` while it is.
+    pub(super) fn out(&self) -> Option<&Refusal> {
+        self.out.get()
+    }
+
+    /// Why nobody lets this node in; `None` while somebody does, or while nobody has refused.
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        if let Some(out) = self.out() {
+            return Some(out.clone());
+        }
+        let alone = self.gate.peers().is_empty();
+        alone.then(|| lock(&self.refusals).values().next().cloned()).flatten()
     }
 
     /// Spawns a task that ends with the node.

@@ -88,7 +88,7 @@ fn role(role: Role) -> &'static str {
 
 /// Why a node is not ready; `None` where it is.
 pub(super) fn not_ready(shared: &Shared) -> Option<String> {
-    if let Some(refusal) = shared.refused() {
+    if let Some(refusal) = shared.out() {
         return Some(refusal.to_string());
     }
     match shared.state().phase_of(shared.me) {

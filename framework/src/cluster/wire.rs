@@ -26,8 +26,10 @@ pub(super) enum Message {
         /// Its name.
         cluster: String,
     },
-    /// The peer is not let in. It must not go on.
+    /// The peer is not let in. One of both is wrong here: see the ids.
     Refused {
+        /// The id of the sender's cluster.
+        cluster_id: u64,
         /// What to do.
         refusal: Refusal,
     },

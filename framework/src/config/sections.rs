@@ -74,17 +74,27 @@ section! {
         insecure: bool,
     }
 }
-section! {
-    /// PEM files for mutual TLS: all of them or none.
-    TlsSection {
-        /// The certificates of the cluster's CA.
-        ca: PathBuf,
-        /// This node's certificate.
-        cert: PathBuf,
-        /// This node's private key. Only its path is kept here.
-        key: PathBuf,
+/// PEM files for mutual TLS: all of them or none.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSection {
+    /// The certificates of the cluster's CA.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub cert: PathBuf,
+    /// This node's private key. Only its path is kept here.
+    pub key: PathBuf,
+}
+
+impl fmt::Debug for TlsSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |path: &PathBuf| redact(&path.to_string_lossy()).to_owned();
+        let mut shown = f.debug_struct("TlsSection");
+        shown.field("ca", &show(&self.ca)).field("cert", &show(&self.cert));
+        shown.field("key", &show(&self.key)).finish()
     }
 }
+
 section! {
     /// Finding other nodes.
     DiscoverySection {
