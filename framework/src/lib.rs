@@ -137,6 +137,7 @@ mod intent;
 mod kind;
 mod ledger;
 mod lifecycle;
+pub mod link;
 mod node;
 mod parts;
 mod settings;
