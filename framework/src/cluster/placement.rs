@@ -29,11 +29,11 @@ pub fn place(nodes: &BTreeSet<NodeId>, shards: u16, replication: u8) -> Vec<Plac
     let mut kept: BTreeMap<NodeId, usize> = nodes.iter().map(|node| (*node, 0)).collect();
     let mut led = kept.clone();
     let total = usize::from(shards) * copies;
-    let (least, most) = (total / nodes.len(), total.div_ceil(nodes.len()));
+    let share = Share { least: total / nodes.len(), more: total % nodes.len() };
     let mut places = Vec::with_capacity(usize::from(shards));
     for shard in 0..shards {
         let left = usize::from(shards - shard);
-        let voters = choose(ShardId(shard), copies, left, (least, most), &kept);
+        let voters = choose(ShardId(shard), copies, left, &share, &kept);
         for node in &voters {
             *kept.entry(*node).or_default() += 1;
         }
@@ -66,23 +66,37 @@ fn even_out(places: &mut [Place], led: &mut BTreeMap<NodeId, usize>) {
     }
 }
 
+/// How many replicas a node gets.
+struct Share {
+    /// Each node as many.
+    least: usize,
+    /// So many nodes one more.
+    more: usize,
+}
+
 /// The nodes of one shard: first those that would not get their share any more otherwise, then
 /// those with the greatest hash that have room.
 fn choose(
     shard: ShardId,
     copies: usize,
     left: usize,
-    (least, most): (usize, usize),
+    share: &Share,
     kept: &BTreeMap<NodeId, usize>,
 ) -> BTreeSet<NodeId> {
-    let mut ranked: Vec<_> = kept.iter().map(|(node, kept)| (*node, *kept)).collect();
-    ranked.sort_by_key(|(node, kept)| {
-        let must = least.saturating_sub(*kept) >= left;
-        let full = *kept >= most;
-        // Where all that have room are taken, whoever has least.
-        (!must, if full { *kept } else { 0 }, std::cmp::Reverse(hash(shard, *node)), *node)
-    });
-    ranked.into_iter().take(copies).map(|(node, _)| node).collect()
+    let mut chosen = BTreeSet::new();
+    for _ in 0..copies {
+        let count = |node: &NodeId| kept[node] + usize::from(chosen.contains(node));
+        let with_more = kept.keys().copied().filter(|node| count(node) > share.least).count();
+        let rank = |node: &NodeId| {
+            let kept = count(node);
+            let must = share.least.saturating_sub(kept) >= left;
+            let room = kept < share.least || kept == share.least && with_more < share.more;
+            (!must, !room, std::cmp::Reverse(hash(shard, *node)), *node)
+        };
+        let best = kept.keys().copied().filter(|node| !chosen.contains(node)).min_by_key(rank);
+        chosen.extend(best);
+    }
+    chosen
 }
 
 fn hash(shard: ShardId, node: NodeId) -> u64 {
