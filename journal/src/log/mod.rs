@@ -4,8 +4,9 @@
 //! `writer` stamps its `frame`, writes and syncs it with all others that wait, notes it in the
 //! segment's `index` (`live`) and tells the caller. `read` finds it again through `files`.
 //! When the segment is full, `maintain` seals it (`seal`, `build`) into a file that is sorted
-//! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `open`
-//! finds out after a crash what there is, and `scan` where the log ends.
+//! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `image` gives
+//! out a shard's live records in `chunk`s, and `intake` makes a file of them that replaces what
+//! another log has of the shard. `open` finds out after a crash what there is, and `scan` where the log ends.
 
 pub(crate) mod access;
 pub(crate) mod codec;
@@ -14,12 +15,15 @@ pub(crate) mod entry;
 pub(crate) mod frame;
 pub(crate) mod layout;
 
+pub(crate) mod entries;
 pub(crate) mod footer;
 pub(crate) mod index;
+pub(crate) mod marks;
 pub(crate) mod scan;
 pub(crate) mod sealed;
 
 pub(crate) mod build;
+pub(crate) mod cursor;
 pub(crate) mod live;
 
 pub(crate) mod files;
@@ -27,8 +31,20 @@ pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod read;
 pub(crate) mod seal;
+pub(crate) mod verify;
+
+pub(crate) mod chunk;
+pub(crate) mod image;
+pub(crate) mod intake;
 
 pub(crate) mod heads;
+
+pub(crate) mod apply;
+pub(crate) mod group_state;
+pub(crate) mod stored;
+
+pub(crate) mod recover;
+
 pub(crate) mod open;
 pub(crate) mod shared;
 pub(crate) mod spares;
@@ -39,9 +55,11 @@ pub(crate) mod writer;
 
 #[allow(dead_code)]
 pub(crate) mod group_log;
-pub(crate) mod journal;
 #[allow(dead_code)]
 pub(crate) mod node_log;
 
-pub use journal::{LogJournal, LogUsage};
-pub use options::LogConfig;
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub mod probe;
+
+pub use options::{LogConfig, LogUsage};
