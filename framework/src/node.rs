@@ -15,10 +15,13 @@ use crate::{
     entity_ref::{EntityRef, find_kind},
     error::NodeError,
     event::Event,
+    follow::{AllKinds, Follower},
+    hold::Hold,
     ledger::LedgerCounts,
-    shard::{Root, start_root, start_shard},
+    shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
     slot::Kind,
+    task::AbortOnDrop,
 };
 
 /// How often a node looks for idle entities: this often, or more often where an idle timeout is
@@ -34,7 +37,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Node {
     shared: Arc<Shared>,
     kinds: Arc<Kinds>,
-    all: Arc<Vec<Arc<dyn AnyKind>>>,
+    all: AllKinds,
     root: Root,
     shutdown_timeout: Duration,
 }
@@ -210,7 +213,8 @@ impl NodeBuilder {
         Self { shutdown_timeout, ..self }
     }
 
-    /// Opens the folder, claims all shards and takes commands.
+    /// Opens the folder, claims the shards that this node leads (on one node: all) and takes
+    /// commands for them.
     ///
     /// # Errors
     /// [`NodeError`] says what is wrong with the kinds or the folder.
@@ -268,7 +272,7 @@ impl NodeBuilder {
     }
 }
 
-/// Starts the actors over open stores, and claims all shards.
+/// Starts the actors over open stores, and claims the shards that are this node's.
 async fn assemble(
     shared: Arc<Shared>,
     entries: Vec<Entry>,
@@ -285,28 +289,36 @@ async fn assemble(
     }
     let (kinds, all) = (Arc::new(kinds), Arc::new(all));
     let root = start_root(shared.clone(), all.clone(), sweep).await?;
-    let shards = match start_shards(&shared, &root).await {
-        Ok(shards) => shards,
+    let follower = match follow(&shared, &root, &all).await {
+        Ok(follower) => follower,
         Err(error) => {
             let _ = root.stop_and_wait(None, None).await;
             shared.failing.notify_one();
             return Err(error);
         }
     };
-    // Both are set here alone.
-    let _ = shared.shards.set(shards);
+    // It is set here alone.
     let _ = shared.kinds.set(Arc::downgrade(&kinds));
+    let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
+    root.cast(RootMessage::Keep(following)).map_err(actor_error)?;
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     Ok(Node { shared, kinds, all, root, shutdown_timeout })
 }
 
-async fn start_shards(shared: &Shared, root: &Root) -> Result<Vec<Shard>, NodeError> {
+/// Starts the shards' actors, and claims the shards that are this node's.
+async fn follow(
+    shared: &Arc<Shared>,
+    root: &Root,
+    kinds: &AllKinds,
+) -> Result<Follower, NodeError> {
     let mut shards = Vec::new();
     for shard in 0..shared.journal.shards() {
-        let epoch = shared.journal.claim(ShardId(shard)).await?;
-        shards.push(Shard { actor: start_shard(root).await?, epoch });
+        let hold = Hold::new(ShardId(shard));
+        shards.push(Shard { actor: start_shard(root).await?, hold });
     }
-    Ok(shards)
+    // They are set here alone.
+    let _ = shared.shards.set(shards);
+    Ok(Follower::start(shared.clone(), kinds.clone()).await?)
 }
 
 /// Checks the names of a kind, its events and its commands.

@@ -8,16 +8,21 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{EntityId, Env, Journal, Limits, ShardId, Term};
+use duractor_journal::{Env, Journal, JournalError, Limits, ShardId, Term};
 use duractor_snapshot::SnapshotStore;
 use futures_util::future::BoxFuture;
 use ractor::{ActorCell, ActorRef};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::Instant,
 };
 
-use crate::{context::Kinds, error::AskError, ledger::Ledger};
+use crate::{
+    context::Kinds,
+    error::{AskError, has_stopped},
+    hold::Hold,
+    ledger::Ledger,
+};
 
 /// What a shard's actor is told.
 pub(crate) enum ShardMessage {
@@ -46,6 +51,10 @@ pub(crate) trait AnyKind: Send + Sync {
 
     /// Makes every entity finish, or refuse what it has not begun, and leave memory.
     fn close_all(&self, refuse: bool);
+
+    /// Makes every entity of a shard look at whether it may go on. What they have not begun is
+    /// refused with `refuse`, where that is given, or is left to their next incarnations.
+    fn evict(&self, shard: ShardId, refuse: Option<&AskError>);
 }
 
 /// An actor that was spawned.
@@ -54,9 +63,17 @@ pub(crate) struct Spawned {
     pub(crate) generation: u32,
 }
 
-/// A shard's actor and the term under which this node writes to the shard.
+/// A shard's actor and this node's part in the shard.
 pub(crate) struct Shard {
     pub(crate) actor: ActorRef<ShardMessage>,
+    pub(crate) hold: Hold,
+}
+
+/// An owner found out that its epoch is not in force: the shard is to be claimed anew under this
+/// leadership.
+pub(crate) struct Fenced {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
     pub(crate) epoch: Term,
 }
 
@@ -83,6 +100,8 @@ pub(crate) struct Shared {
     /// Instants are counted from here, to keep them small.
     pub(crate) start: Instant,
     pub(crate) shards: OnceLock<Vec<Shard>>,
+    /// Whom to tell that an epoch is not in force.
+    pub(crate) fenced: OnceLock<mpsc::UnboundedSender<Fenced>>,
     pub(crate) kinds: OnceLock<Weak<Kinds>>,
     status: Status,
     /// Entities in memory and tasks that work for them.
@@ -112,6 +131,7 @@ impl Shared {
             ledger: Ledger::default(),
             start: Instant::now(),
             shards: OnceLock::new(),
+            fenced: OnceLock::new(),
             kinds: OnceLock::new(),
             status: Status::default(),
             busy: AtomicUsize::new(0),
@@ -120,9 +140,8 @@ impl Shared {
         })
     }
 
-    /// The shard of an entity. `None` before the node has started.
-    pub(crate) fn shard(&self, entity: &EntityId) -> Option<&Shard> {
-        let ShardId(shard) = entity.shard(self.journal.shards());
+    /// A shard. `None` before the node has started.
+    pub(crate) fn shard(&self, ShardId(shard): ShardId) -> Option<&Shard> {
         self.shards.get()?.get(usize::from(shard))
     }
 
@@ -158,6 +177,28 @@ impl Shared {
         if self.status.closing.get().is_none() && self.status.failed.set(cause.into()).is_ok() {
             tracing::error!(cause, "the journal stopped for good, and so does the node");
             self.failing.notify_one();
+        }
+    }
+
+    /// Looks at what the journal refused: is it that it has stopped for good, or that another owner
+    /// was installed?
+    pub(crate) fn refused(&self, error: &JournalError) {
+        if has_stopped(error) {
+            return self.fail(&error.to_string());
+        }
+        let &JournalError::StaleEpoch { shard, stale, .. } = error else { return };
+        let Some(Shard { hold, .. }) = self.shard(shard) else { return };
+        match hold.fenced(stale) {
+            // Nobody but another node on the same journal can have done that.
+            Err(()) => self.fail(&error.to_string()),
+            Ok(None) => {}
+            Ok(Some(term)) => {
+                tracing::warn!(%shard, %stale, "another owner was installed");
+                if let Some(follower) = self.fenced.get() {
+                    // It fails only where the node is down.
+                    let _ = follower.send(Fenced { shard, term, epoch: stale });
+                }
+            }
         }
     }
 

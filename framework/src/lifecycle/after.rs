@@ -6,7 +6,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use duractor_journal::Seq;
+use duractor_journal::{Seq, Term};
 use duractor_snapshot::{Retention, Snapshot};
 use futures_util::FutureExt;
 
@@ -129,13 +129,14 @@ impl<E: EventSourced> Incarnation<E> {
         let retention = Retention::newest(settings.keep_snapshots);
         let delete = settings.delete_events;
         let (counted, generation) = (Task::begin(&self.slot), self.generation);
+        let epoch = self.tenure.epoch;
         tokio::spawn(async move {
             let slot = &counted.0;
             match shared.snapshots.save(vec![snapshot], retention).await {
                 Ok(saved) => {
                     tracing::debug!(entity = %slot.id, %seq, "snapshot saved");
                     if let (true, Some(saved)) = (delete, saved.first()) {
-                        delete_events(slot, saved.oldest).await;
+                        delete_events(slot, saved.oldest, epoch).await;
                     }
                 }
                 Err(error) => tracing::warn!(entity = %slot.id, %seq, %error, "no snapshot saved"),
@@ -153,10 +154,8 @@ impl<E: EventSourced> Incarnation<E> {
     }
 }
 
-async fn delete_events<E: EventSourced>(slot: &Slot<E>, to: Seq) {
-    let shared = &slot.kind.shared;
-    let Some(shard) = shared.shard(&slot.id) else { return };
-    match shared.journal.delete_to(&slot.id, to, shard.epoch).await {
+async fn delete_events<E: EventSourced>(slot: &Slot<E>, to: Seq, epoch: Term) {
+    match slot.kind.shared.journal.delete_to(&slot.id, to, epoch).await {
         Ok(()) => tracing::debug!(entity = %slot.id, %to, "events deleted"),
         Err(error) => tracing::warn!(entity = %slot.id, %to, %error, "events not deleted"),
     }

@@ -12,6 +12,7 @@ use super::Halt;
 use crate::{
     core::{Core, window::Answered},
     entity::EventSourced,
+    error::has_stopped,
     event::Event,
     intent::panic_text,
     settings::EntitySettings,
@@ -80,18 +81,7 @@ fn take<E: EventSourced>(
 fn halt(error: JournalError) -> Halt {
     match error {
         JournalError::Corrupt(_) => Halt::Quarantine(error.to_string()),
-        error if stops_node(&error) => Halt::NodeFailed(error.to_string()),
+        error if has_stopped(&error) => Halt::NodeFailed(error.to_string()),
         error => Halt::Retry(error.to_string()),
     }
-}
-
-/// Whether the journal takes nothing any more, from this node at least.
-pub(super) fn stops_node(error: &JournalError) -> bool {
-    matches!(
-        error,
-        JournalError::Closed
-            | JournalError::Failed { .. }
-            | JournalError::FailedUnderWay { .. }
-            | JournalError::StaleEpoch { .. }
-    )
 }

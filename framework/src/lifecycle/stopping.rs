@@ -26,7 +26,7 @@ impl<E: EventSourced> Incarnation<E> {
         if !core.pipeline().is_empty() {
             return Ok(());
         }
-        if let Some(error) = core.pipeline().failed() {
+        if let (Some(error), false) = (core.pipeline().failed(), matches!(self.end, End::Deposed)) {
             self.end = End::Crash(error.to_string());
         }
         match mem::replace(&mut self.end, End::No) {
@@ -40,6 +40,12 @@ impl<E: EventSourced> Incarnation<E> {
                 self.slot.put_back(core.take_stash().into_iter());
                 self.leave(myself);
                 self.slot.vacate();
+                Ok(())
+            }
+            End::Deposed => {
+                self.slot.put_back(core.take_stash().into_iter());
+                self.leave(myself);
+                self.slot.vacate_deposed();
                 Ok(())
             }
             End::Crash(reason) => {
