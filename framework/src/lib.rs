@@ -139,6 +139,7 @@ mod ledger;
 mod lifecycle;
 mod node;
 mod parts;
+mod replica;
 mod settings;
 mod shard;
 mod shared;

@@ -1,9 +1,15 @@
 //! A node: the journal, the snapshot store and the entities of one process.
 
-use std::{any::TypeId, collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    any::TypeId,
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use duractor_journal::{
-    Env, Journal, LogConfig, LogJournal, ShardId,
+    Env, Journal, LogConfig, LogJournal, Member, ShardId, Transport,
     id::{DEFAULT_SHARDS, MAX_SHARDS, check_kind},
 };
 use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
@@ -18,6 +24,7 @@ use crate::{
     follow::{AllKinds, Follower},
     hold::Hold,
     ledger::LedgerCounts,
+    replica::{Replicas, Voters},
     shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
     slot::Kind,
@@ -50,6 +57,7 @@ impl Node {
             env: Env::production(),
             journal: None,
             snapshots: None,
+            replicas: None,
             shards: DEFAULT_SHARDS,
             recoveries: 50,
             max_open: 1 << 18,
@@ -152,6 +160,7 @@ pub struct NodeBuilder {
     env: Env,
     journal: Option<Arc<dyn Journal>>,
     snapshots: Option<Arc<dyn SnapshotStore>>,
+    replicas: Option<(Arc<dyn Transport>, Voters)>,
     shards: u16,
     recoveries: usize,
     max_open: u64,
@@ -191,6 +200,17 @@ impl NodeBuilder {
         Self { snapshots: Some(snapshots), ..self }
     }
 
+    /// That the journal is replicated: how to reach the other nodes, and who votes in a shard's group
+    /// now. Snapshots follow to them, and events are deleted only where a quorum does without. Without
+    /// it the node takes itself for the only one.
+    pub fn replicas(
+        self,
+        transport: Arc<dyn Transport>,
+        voters: impl Fn(ShardId) -> BTreeSet<Member> + Send + Sync + 'static,
+    ) -> Self {
+        Self { replicas: Some((transport, Arc::new(voters))), ..self }
+    }
+
     /// How many shards the key space is cut into: 1 to 256, fixed when the folder is first used. 12
     /// unless set.
     pub fn shards(self, shards: u16) -> Self {
@@ -227,14 +247,23 @@ impl NodeBuilder {
         self.kinds.iter().try_for_each(|entry| (entry.check)())?;
 
         let (journal, snapshots) = self.stores().await?;
+        let (replicas, listening) = match self.replicas {
+            None => (None, None),
+            Some((transport, voters)) => {
+                let (replicas, task) =
+                    Replicas::start(transport, voters, snapshots.clone(), &self.env);
+                (Some(replicas), Some(task))
+            }
+        };
         let shared = Shared::new(
             self.env,
             journal.clone(),
             snapshots.clone(),
+            replicas,
             self.recoveries,
             self.max_open,
         );
-        let started = assemble(shared, self.kinds, self.shutdown_timeout).await;
+        let started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
         if started.is_err() {
             // Whoever tries again must find the folder free.
             journal.shutdown().await;
@@ -277,6 +306,7 @@ async fn assemble(
     shared: Arc<Shared>,
     entries: Vec<Entry>,
     shutdown_timeout: Duration,
+    listening: Option<AbortOnDrop>,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
     let mut all = Vec::new();
@@ -300,7 +330,9 @@ async fn assemble(
     // It is set here alone.
     let _ = shared.kinds.set(Arc::downgrade(&kinds));
     let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
-    root.cast(RootMessage::Keep(following)).map_err(actor_error)?;
+    for task in [Some(following), listening].into_iter().flatten() {
+        root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
+    }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     Ok(Node { shared, kinds, all, root, shutdown_timeout })
 }

@@ -20,9 +20,19 @@ use tokio::{
 use crate::{
     context::Kinds,
     error::{AskError, has_stopped},
-    hold::Hold,
+    hold::{Hold, Tenure},
     ledger::Ledger,
+    replica::Replicas,
 };
+
+/// How long commands wait for the claim of a shard that this node leads.
+pub(crate) const CLAIM: Duration = Duration::from_secs(2);
+
+/// The error for those that waited so long.
+pub(crate) fn not_claimed(shard: ShardId) -> AskError {
+    let reason = format!("this node leads it and could not claim it within {CLAIM:?}");
+    AskError::Unavailable { shard, reason }
+}
 
 /// What a shard's actor is told.
 pub(crate) enum ShardMessage {
@@ -91,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) env: Env,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    /// The snapshot stores of other nodes, where there are any.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) limits: Limits,
     /// Recoveries that may run at once.
     pub(crate) permits: Arc<Semaphore>,
@@ -117,6 +129,7 @@ impl Shared {
         env: Env,
         journal: Arc<dyn Journal>,
         snapshots: Arc<dyn SnapshotStore>,
+        replicas: Option<Arc<Replicas>>,
         recoveries: usize,
         max_open: u64,
     ) -> Arc<Self> {
@@ -125,6 +138,7 @@ impl Shared {
             env,
             journal,
             snapshots,
+            replicas,
             limits,
             permits: Arc::new(Semaphore::new(recoveries.max(1))),
             max_open,
@@ -178,6 +192,22 @@ impl Shared {
             tracing::error!(cause, "the journal stopped for good, and so does the node");
             self.failing.notify_one();
         }
+    }
+
+    /// Waits until reads on this node see everything that was committed to a shard that it owns.
+    pub(crate) async fn confirm(&self, shard: ShardId) -> Result<(), AskError> {
+        let Some(Shard { hold, .. }) = self.shard(shard) else {
+            return Err(AskError::ShuttingDown);
+        };
+        let Ok(tenure) = tokio::time::timeout(CLAIM, hold.tenure()).await else {
+            return Err(not_claimed(shard));
+        };
+        let Tenure { epoch, for_ever } = tenure?;
+        if for_ever {
+            return Ok(());
+        }
+        let confirmed = self.journal.confirm(shard, epoch).await;
+        confirmed.inspect_err(|error| self.refused(error)).map_err(AskError::journal)
     }
 
     /// Looks at what the journal refused: is it that it has stopped for good, or that another owner

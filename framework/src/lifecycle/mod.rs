@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! tenure → permit → snapshot → replay → running ⇄ persisting → stopping
-//!                                 └──────── quarantine ─────────┘
+//!                       ▲         │└──────── quarantine ─────────┘
+//!                       └─ fetch ◄┘
 //! ```
 //!
 //! Here is the actor: ractor's mailbox brings [`Note`]s, and the phases do the rest. What is decided
 //! is decided in [`core`](crate::core); the phases perform it.
 
 mod after;
+mod fetch;
 mod permit;
 mod persisting;
 mod replay;
@@ -19,7 +21,7 @@ mod tenure;
 
 use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
-use duractor_journal::Term;
+use duractor_journal::{Seq, Term};
 use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -67,6 +69,9 @@ enum End {
 enum Halt {
     /// What is stored does not make a state, and trying again will not help.
     Quarantine(String),
+    /// Events are deleted that no snapshot on this node makes up for: one at `least` or later is
+    /// needed.
+    Missing { least: Seq, reason: String },
     /// Reading failed: try again later.
     Retry(String),
     /// The shard is not this node's.
@@ -129,8 +134,13 @@ impl<E: EventSourced> Incarnation<E> {
     async fn read(&mut self) -> Result<Box<Core<E>>, Halt> {
         self.tenure = tenure::begin(&self.slot).await?;
         let _permit = permit::acquire(&self.slot).await?;
-        let core = snapshot::load(&self.slot).await?;
-        replay::replay(&self.slot, core).await
+        match load(&self.slot).await {
+            Err(Halt::Missing { least, reason }) => {
+                fetch::fetch(&self.slot, least, reason).await?;
+                load(&self.slot).await
+            }
+            read => read,
+        }
     }
 
     fn is_owner(&self) -> bool {
@@ -160,14 +170,18 @@ impl<E: EventSourced> Incarnation<E> {
                 Ok(())
             }
             // What was read is not to be judged where somebody else may have written meanwhile.
-            Err(Halt::Quarantine(_) | Halt::Retry(_)) if !self.is_owner() => self.deposed(&myself),
+            Err(Halt::Quarantine(_) | Halt::Missing { .. } | Halt::Retry(_))
+                if !self.is_owner() =>
+            {
+                self.deposed(&myself)
+            }
             Err(Halt::Deposed) => self.deposed(&myself),
             Err(Halt::Refuse(error)) => {
                 self.slot.vacate_refusing(&error);
                 myself.stop(None);
                 Ok(())
             }
-            Err(Halt::Quarantine(reason)) => {
+            Err(Halt::Quarantine(reason) | Halt::Missing { reason, .. }) => {
                 tracing::error!(entity = %self.slot.id, reason, "quarantined");
                 self.slot.quarantine(&reason);
                 myself.stop(None);
@@ -180,6 +194,11 @@ impl<E: EventSourced> Incarnation<E> {
             }
         }
     }
+}
+
+async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
+    let core = snapshot::load(slot).await?;
+    replay::replay(slot, core).await
 }
 
 impl<E: EventSourced> Drop for Incarnation<E> {

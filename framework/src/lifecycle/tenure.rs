@@ -7,7 +7,6 @@
 use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use duractor_journal::{JournalError, Term};
@@ -17,14 +16,10 @@ use tokio::time::timeout;
 use super::{End, Halt, Incarnation};
 use crate::{
     entity::EventSourced,
-    error::AskError,
     hold::{Hold, Joined, Tenure},
-    shared::Shared,
+    shared::{CLAIM, Shared, not_claimed},
     slot::Slot,
 };
-
-/// How long commands wait for a claim.
-const CLAIM: Duration = Duration::from_secs(2);
 
 /// Waits until the shard is this node's.
 pub(super) async fn begin<E: EventSourced>(slot: &Slot<E>) -> Result<Tenure, Halt> {
@@ -32,10 +27,7 @@ pub(super) async fn begin<E: EventSourced>(slot: &Slot<E>) -> Result<Tenure, Hal
     match timeout(CLAIM, hold.tenure()).await {
         Ok(Ok(tenure)) => Ok(tenure),
         Ok(Err(_)) => Err(Halt::Deposed),
-        Err(_) => {
-            let reason = format!("this node leads it and could not claim it within {CLAIM:?}");
-            Err(Halt::Refuse(AskError::Unavailable { shard: slot.shard, reason }))
-        }
+        Err(_) => Err(Halt::Refuse(not_claimed(slot.shard))),
     }
 }
 
