@@ -271,7 +271,7 @@ async fn an_owner_that_lost_and_won_its_shard_unawares_answers_with_what_was_wri
     pair.views[0].confirm_now();
     // Its epoch is not in force: refused, and the shard is claimed anew.
     assert_not_owner(read.await.unwrap(), None);
-    settle().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let read = get(old, "a");
     settle().await;
     pair.views[0].confirm_now();
@@ -355,5 +355,86 @@ async fn nothing_of_a_tenure_outlives_it() {
     pair.elect(0).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(get(node, "a").await.unwrap().unwrap(), 0, "the timer was not left running");
+    pair.finish().await;
+}
+
+/// Numbers that follow from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// What a client of one account knows: it has at most this, and at least that.
+#[derive(Default)]
+struct Known {
+    acknowledged: i64,
+    unknown: i64,
+}
+
+/// Many callers, and elections, cuts and held commits among them: nothing that was acknowledged is
+/// lost, no read misses what was acknowledged before it, and every command is accounted for.
+#[tokio::test(start_paused = true)]
+async fn random_elections() {
+    for seed in 0..60 {
+        elections(seed).await;
+    }
+}
+
+async fn elections(seed: u64) {
+    let pair = Pair::led().await;
+    let dice = &mut Dice(seed);
+    let mut known: Vec<Known> = (0..6).map(|_| Known::default()).collect();
+    let mut reads = 0;
+    for _ in 0..40 {
+        match dice.below(8) {
+            0 | 1 => {
+                let leader = dice.below(2) as usize;
+                pair.group.elect(Some(&pair.views[leader]), &[&pair.views[0], &pair.views[1]]);
+            }
+            2 => pair.views[dice.below(2) as usize].cut(),
+            3 => pair.views.iter().for_each(|view| view.heal()),
+            4 => pair.views.iter().for_each(|view| view.confirm_now()),
+            5 => pair.group.memory.hold(),
+            6 => pair.group.memory.release(),
+            _ => tokio::time::sleep(Duration::from_millis(dice.below(30))).await,
+        }
+        let asks: Vec<_> = (0..dice.below(12))
+            .map(|_| {
+                let (account, node) = (dice.below(6) as usize, dice.below(2) as usize);
+                let (key, floor) = (format!("k{account}"), known[account].acknowledged);
+                let node = &pair.nodes[node];
+                let read = dice.below(3) == 0;
+                (account, read, floor, if read { get(node, &key) } else { add(node, &key, 1) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(dice.below(20))).await;
+        pair.views.iter().for_each(|view| view.confirm_now());
+        pair.group.memory.release();
+        for (account, read, floor, ask) in asks {
+            let known = &mut known[account];
+            match ask.await.unwrap() {
+                Ok(total) if read => {
+                    reads += 1;
+                    assert!(total >= floor, "seed {seed}: read {total}, acknowledged {floor}");
+                }
+                Ok(_) => known.acknowledged += 1,
+                Err(error) if !read && error.effect() == TookEffect::Unknown => known.unknown += 1,
+                Err(_) => {}
+            }
+        }
+    }
+    assert!(reads > 0, "seed {seed}");
+    pair.views.iter().for_each(|view| view.heal());
+    pair.elect(0).await;
+    for (account, known) in known.iter().enumerate() {
+        let total = get(&pair.nodes[0], &format!("k{account}")).await.unwrap().unwrap();
+        let most = known.acknowledged + known.unknown;
+        assert!((known.acknowledged..=most).contains(&total), "seed {seed}: {total}");
+    }
     pair.finish().await;
 }

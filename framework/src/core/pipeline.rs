@@ -1,6 +1,6 @@
 //! Answers that wait for commits, in the order in which their commands were handled.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use bytes::Bytes;
 use duractor_journal::{Effect as TookEffect, JournalError, Seq};
@@ -147,14 +147,18 @@ impl<E: EventSourced> Pipeline<E> {
         }
     }
 
-    /// Nobody will hear what becomes of the batches that are under way.
-    pub(crate) fn give_up(&mut self, error: &JournalError) {
-        (self.batches, self.bytes) = (0, 0);
+    /// Nobody will hear what becomes of the batches that are under way. False where there are none.
+    pub(crate) fn give_up(&mut self, error: &JournalError) -> bool {
+        if mem::take(&mut self.batches) == 0 {
+            return false;
+        }
+        self.bytes = 0;
         for held in &mut self.entries {
             if matches!(held.what, What::Write(_)) {
                 held.what = What::Written(Err(error.clone()));
             }
         }
+        true
     }
 
     /// Takes in what became of the batch that ends with `last`. Refusals may come before the commits

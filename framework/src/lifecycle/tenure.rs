@@ -45,7 +45,9 @@ impl<E: EventSourced> Incarnation<E> {
             let reason =
                 "the shard's owner changed, and the journal did not say in time".to_owned();
             let error = JournalError::OutcomeUnknown { shard: self.slot.shard, reason };
-            core.pipeline().give_up(&error);
+            if core.pipeline().give_up(&error) {
+                self.release();
+            }
         }
         if matches!(self.end, End::Deposed | End::Crash(_)) {
             return false;
