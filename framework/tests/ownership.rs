@@ -380,7 +380,7 @@ struct Known {
 /// lost, no read misses what was acknowledged before it, and every command is accounted for.
 #[tokio::test(start_paused = true)]
 async fn random_elections() {
-    for seed in 0..60 {
+    for seed in 0..300 {
         elections(seed).await;
     }
 }

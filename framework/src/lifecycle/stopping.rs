@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use duractor_journal::JournalError;
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::{End, Incarnation};
@@ -27,7 +28,15 @@ impl<E: EventSourced> Incarnation<E> {
             return Ok(());
         }
         if let (Some(error), false) = (core.pipeline().failed(), matches!(self.end, End::Deposed)) {
-            self.end = End::Crash(error.to_string());
+            if is_about_shard(error) {
+                // No fault of the entity's: it is not made to wait longer each time.
+                self.slot.failures.store(0, Relaxed);
+            }
+            self.end = match error {
+                // The node is about to hear of it. Until then the next incarnation is told the same.
+                JournalError::NotLeader { .. } | JournalError::StaleEpoch { .. } => End::Deposed,
+                error => End::Crash(error.to_string()),
+            };
         }
         match mem::replace(&mut self.end, End::No) {
             End::No => {
@@ -85,6 +94,17 @@ impl<E: EventSourced> Incarnation<E> {
         self.timers.clear();
         myself.stop(None);
     }
+}
+
+/// Whether the shard could not be written to, whichever entity had tried.
+fn is_about_shard(error: &JournalError) -> bool {
+    matches!(
+        error,
+        JournalError::NotLeader { .. }
+            | JournalError::StaleEpoch { .. }
+            | JournalError::OutcomeUnknown { .. }
+            | JournalError::Unavailable { .. }
+    )
 }
 
 /// The actor of this generation ended. Unless it was meant to, another one starts after a while.

@@ -140,6 +140,8 @@ impl<E: EventSourced> Slot<E> {
     pub(crate) fn evict(self: &Arc<Self>, refuse: Option<&AskError>) {
         let mut inner = self.lock();
         let refused = if refuse.is_some() { mem::take(&mut inner.queue) } else { VecDeque::new() };
+        // What failed under the last owner says nothing of the next.
+        self.failures.store(0, Relaxed);
         match inner.phase {
             Phase::Restarting if inner.queue.is_empty() => self.give_up(&mut inner),
             // Another owner may have mended what was wrong.
