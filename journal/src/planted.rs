@@ -13,6 +13,24 @@ pub enum Planted {
     LeftoverTail,
     /// A full disk refuses one write, and not those that were accepted counting on it.
     RefuseOneAlone,
+    /// A writer's epoch is not checked when its batch is applied.
+    EpochUnchecked,
+    /// The expected sequence number is not checked when a batch is applied.
+    SeqUnchecked,
+    /// A repeat of a request is taken for another write.
+    DedupForgotten,
+    /// Writes are acknowledged when they are written, without an fsync.
+    AckBeforeFsync,
+    /// A vote is given before it is durable.
+    VoteNotSynced,
+    /// Reads at a leader ask neither its lease nor a quorum.
+    StaleLeaderRead,
+    /// A leader that restarts goes on leading its old term.
+    LeaderRestore,
+    /// The sender of a checkpoint ends it after the first piece.
+    HalfCheckpoint,
+    /// What is released to be purged is taken for deleted when its segment is sealed.
+    PurgeRetained,
 }
 
 thread_local! {

@@ -156,6 +156,16 @@ pub(crate) struct BatchHead {
     pub count: u64,
 }
 
+/// How many events a batch's payload says it has.
+pub(crate) fn batch_count(payload: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(payload);
+    reader.bytes()?;
+    reader.bytes()?;
+    reader.varint()?;
+    let count = u32::try_from(reader.varint()?).ok()?;
+    (count > 0 && count as usize <= Position::MAX_RECORDS_PER_ENTRY).then_some(count)
+}
+
 /// The head of a batch's payload.
 pub(crate) fn decode_batch_head(payload: &[u8]) -> Option<BatchHead> {
     let mut reader = Reader::new(payload);
@@ -165,6 +175,19 @@ pub(crate) fn decode_batch_head(payload: &[u8]) -> Option<BatchHead> {
         count: reader.varint()?,
     };
     (head.count > 0 && head.count <= Position::MAX_RECORDS_PER_ENTRY as u64).then_some(head)
+}
+
+/// The id of the request that a batch's payload answers, if it carries one.
+pub(crate) fn decode_request(payload: &[u8]) -> Option<RequestId> {
+    let mut reader = Reader::new(payload);
+    reader.entity()?;
+    for _ in 0..3 {
+        reader.varint()?;
+    }
+    match reader.byte()? {
+        1 => RequestId::new(reader.text()?).ok(),
+        _ => None,
+    }
 }
 
 /// Decodes batches one after the other, keeping the names that it saw: streams repeat them.
