@@ -116,8 +116,10 @@
 // What the derives generate says `::duractor`, within this crate too.
 extern crate self as duractor;
 
+pub mod cluster;
 pub mod codec;
 pub mod command;
+pub mod config;
 pub mod event;
 mod golden;
 
@@ -137,6 +139,7 @@ mod intent;
 mod kind;
 mod ledger;
 mod lifecycle;
+pub mod link;
 mod node;
 mod parts;
 mod replica;
