@@ -135,6 +135,7 @@ mod intent;
 mod kind;
 mod ledger;
 mod lifecycle;
+pub mod link;
 mod node;
 mod parts;
 mod settings;
