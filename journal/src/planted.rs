@@ -13,24 +13,12 @@ pub enum Planted {
     LeftoverTail,
     /// A full disk refuses one write, and not those that were accepted counting on it.
     RefuseOneAlone,
-    /// Writes are acknowledged when they are written, without an fsync.
-    AckBeforeFsync,
-    /// A vote is given before it is durable.
-    VoteNotSynced,
-    /// Reads at a leader ask neither its lease nor a quorum.
-    StaleLeaderRead,
-    /// Whatever the writer's epoch: its batch is applied.
-    SkipEpochCheck,
-    /// Whatever the expected sequence number: the batch is applied.
-    SkipSeqCheck,
-    /// A leader that restarts goes on leading its old term.
-    LeaderRestore,
-    /// The sender of a checkpoint ends it after the first piece.
-    HalfCheckpoint,
-    /// A repeated request is not recognised.
-    ForgetRequests,
-    /// What is released to be purged is taken for deleted when its segment is sealed.
-    PurgeRetained,
+    /// A writer's epoch is not checked when its batch is applied.
+    EpochUnchecked,
+    /// The expected sequence number is not checked when a batch is applied.
+    SeqUnchecked,
+    /// A repeat of a request is taken for another write.
+    DedupForgotten,
 }
 
 thread_local! {

@@ -1,11 +1,11 @@
 //! Writing a sealed file, front to back in one pass.
 
-use std::io;
+use std::{collections::BTreeMap, io, ops::Deref};
 
 use super::{
     footer::{
-        PAGE_ROWS, ROW_BYTES, ShardRow, Trailer, encode_entity, encode_order, encode_order_top,
-        encode_shards, index_header,
+        Checkpoint, PAGE_ROWS, ROW_BYTES, ShardRow, Trailer, encode_entity, encode_order,
+        encode_order_top, encode_shards, index_header,
     },
     frame::{HEADER_BYTES, Header, Kind, stamp},
     index::{EntityIndex, Place, Run, SegmentIndex},
@@ -26,15 +26,17 @@ const RUN_BYTES: u32 = 64 << 10;
 const ORDER_PLACES: usize = 512;
 
 /// What a shard comes to in the file, beside its batches.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct ShardMark {
     pub last: Position,
     pub epoch: Term,
+    pub term: Term,
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// A sealed file under construction.
-pub(crate) struct Builder<'a> {
-    file: &'a dyn DiskFile,
+pub(crate) struct Builder<F> {
+    file: F,
     salt: u64,
     buffer: Vec<u8>,
     /// Where the buffer's first byte goes.
@@ -47,8 +49,8 @@ pub(crate) struct Builder<'a> {
     order: SegmentIndex,
 }
 
-impl<'a> Builder<'a> {
-    pub(crate) fn new(file: &'a dyn DiskFile, header: FileHeader) -> Self {
+impl<F: Deref<Target: DiskFile>> Builder<F> {
+    pub(crate) fn new(file: F, header: FileHeader) -> Self {
         Self {
             file,
             salt: header.salt,
@@ -78,7 +80,7 @@ impl<'a> Builder<'a> {
         let place = Place {
             position: header.position,
             records: (seqs.1 - seqs.0 + 1) as u32,
-            offset: u32::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?,
+            offset,
             len: frame.len() as u32,
         };
         self.push(Header { flush: 0, ..header }, frame)?;
@@ -116,7 +118,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Writes the index and the rest of the buffer. The caller syncs.
-    pub(crate) fn finish(mut self, marks: &[(ShardId, ShardMark)]) -> io::Result<()> {
+    pub(crate) fn finish(mut self, marks: &BTreeMap<ShardId, ShardMark>) -> io::Result<()> {
         let mut trailer = Trailer {
             entities_end: self.at(),
             entities: self.rows.len() as u64,
@@ -141,7 +143,7 @@ impl<'a> Builder<'a> {
         self.flush()
     }
 
-    fn shards(&mut self, marks: &[(ShardId, ShardMark)]) -> io::Result<Vec<ShardRow>> {
+    fn shards(&mut self, marks: &BTreeMap<ShardId, ShardMark>) -> io::Result<Vec<ShardRow>> {
         for (shard, mark) in marks {
             self.order.shard(*shard, mark.epoch, mark.last);
         }
@@ -155,6 +157,9 @@ impl<'a> Builder<'a> {
                 last: index.last,
                 epoch: index.epoch,
                 top: self.order(&index.places)?,
+                term: marks.get(&shard).map_or(index.term, |mark| mark.term),
+                events: index.places.iter().map(|place| u64::from(place.records)).sum(),
+                checkpoint: marks.get(&shard).and_then(|mark| mark.checkpoint.clone()),
             });
         }
         Ok(rows)

@@ -167,6 +167,19 @@ pub(crate) fn decode_batch_head(payload: &[u8]) -> Option<BatchHead> {
     (head.count > 0 && head.count <= Position::MAX_RECORDS_PER_ENTRY as u64).then_some(head)
 }
 
+/// The id of the request that a batch's payload answers, if it carries one.
+pub(crate) fn decode_request(payload: &[u8]) -> Option<RequestId> {
+    let mut reader = Reader::new(payload);
+    reader.entity()?;
+    for _ in 0..3 {
+        reader.varint()?;
+    }
+    match reader.byte()? {
+        1 => RequestId::new(reader.text()?).ok(),
+        _ => None,
+    }
+}
+
 /// Decodes batches one after the other, keeping the names that it saw: streams repeat them.
 pub(crate) struct Decoder {
     /// Where the caller knows whose records these are, it is not decoded again and again.

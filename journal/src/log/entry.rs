@@ -58,6 +58,8 @@ pub(crate) struct Ops {
     count: u32,
     /// How many positions they take.
     records: u32,
+    /// Tells the proposer's own entry from others, on its own node; 0 where nobody asks.
+    tag: u64,
 }
 
 /// One write of an entry.
@@ -75,6 +77,15 @@ impl Ops {
 
     pub(crate) fn records(&self) -> u32 {
         self.records
+    }
+
+    /// What [`tagged`](Self::tagged) set; never sent nor stored.
+    pub(crate) fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    pub(crate) fn tagged(self, tag: u64) -> Self {
+        Self { tag, ..self }
     }
 
     /// The frames as they are sent and stored, unstamped.
@@ -103,7 +114,12 @@ impl Ops {
             count += 1;
             at += header.frame_bytes();
         }
-        (count > 0 && records <= u32::from(u16::MAX)).then_some(Self { bytes, count, records })
+        (count > 0 && records <= u32::from(u16::MAX)).then_some(Self {
+            bytes,
+            count,
+            records,
+            tag: 0,
+        })
     }
 
     /// The writes, in order. The payloads share the entry's buffer.
@@ -166,6 +182,6 @@ impl OpsBuilder {
         let bytes = self.bytes.split().freeze();
         let (count, records) = (self.count, self.records);
         (self.count, self.records) = (0, 0);
-        Ops { bytes, count, records }
+        Ops { bytes, count, records, tag: 0 }
     }
 }

@@ -1,8 +1,11 @@
 //! What a sealed file's index is made of, as bytes and back. See [`sealed`](super::sealed) for where
 //! each part stands.
 
+use bytes::Bytes;
+
 use super::{
-    codec::{Reader, put_entity, put_varint},
+    codec::{Reader, put_bytes, put_entity, put_varint},
+    entry::LogId,
     frame::{HEADER_BYTES, Header, Kind},
     index::{EntityIndex, Place, Run},
 };
@@ -66,7 +69,7 @@ impl Trailer {
 }
 
 /// What a sealed file knows of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardRow {
     pub shard: ShardId,
     /// The first and last batch in the file; both zero where it has none.
@@ -77,6 +80,44 @@ pub(crate) struct ShardRow {
     pub epoch: Term,
     /// Where the `OrderTop` frame is.
     pub top: u64,
+    /// The Raft term of the shard's last entry in or before the file.
+    pub term: Term,
+    /// How many of the shard's events are in the file.
+    pub events: u64,
+    /// Set where the file holds all that the shard has up to here: then whatever older files have of
+    /// the shard counts for nothing.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// What comes with a checkpoint beside the shard's records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// The members of the shard's group, encoded by the Raft layer, and the entry that made them so.
+    pub membership: Option<(LogId, Bytes)>,
+    /// What becomes of later entries of the group in older segments.
+    pub later: Later,
+}
+
+/// What becomes of the entries that follow a checkpoint and lie in segments older than it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Later {
+    /// They are another history: the group's log begins after the checkpoint, empty.
+    #[default]
+    Dropped,
+    /// They are the group's log still: the checkpoint only took the place of what had been applied.
+    Kept,
+}
+
+impl ShardRow {
+    /// The shard's last entry in or before the file.
+    pub(crate) fn entry(&self) -> LogId {
+        LogId { term: self.term.0, index: self.last.index() }
+    }
+
+    /// Whether older files count for nothing as to this shard.
+    pub(crate) fn replaces(&self) -> bool {
+        self.checkpoint.is_some()
+    }
 }
 
 /// Encodes the rows of the `Shards` frame.
@@ -91,7 +132,45 @@ pub(crate) fn encode_shards(rows: &[ShardRow]) -> Vec<u8> {
             put_varint(&mut out, n);
         }
     }
+    // What older files do not have; neither do those that have nothing to say there.
+    if rows.iter().any(|row| row.term > Term(0) || row.replaces()) {
+        rows.iter().for_each(|row| put_group(&mut out, row));
+    }
     out
+}
+
+fn put_group(out: &mut Vec<u8>, row: &ShardRow) {
+    put_varint(out, row.term.0);
+    put_varint(out, row.events);
+    let Some(checkpoint) = &row.checkpoint else { return out.push(0) };
+    out.push(1 + u8::from(checkpoint.later == Later::Kept));
+    out.push(u8::from(checkpoint.membership.is_some()));
+    if let Some((id, members)) = &checkpoint.membership {
+        put_varint(out, id.term);
+        put_varint(out, id.index);
+        put_bytes(out, members);
+    }
+}
+
+fn read_group(reader: &mut Reader<'_>, row: &mut ShardRow) -> Option<()> {
+    row.term = Term(reader.varint()?);
+    row.events = reader.varint()?;
+    let later = match reader.byte()? {
+        0 => return Some(()),
+        1 => Later::Dropped,
+        2 => Later::Kept,
+        _ => return None,
+    };
+    let membership = match reader.byte()? {
+        0 => None,
+        1 => {
+            let id = LogId { term: reader.varint()?, index: reader.varint()? };
+            Some((id, Bytes::copy_from_slice(reader.bytes()?)))
+        }
+        _ => return None,
+    };
+    row.checkpoint = Some(Checkpoint { membership, later });
+    Some(())
 }
 
 pub(crate) fn decode_shards(payload: &[u8]) -> Option<Vec<ShardRow>> {
@@ -105,7 +184,13 @@ pub(crate) fn decode_shards(payload: &[u8]) -> Option<Vec<ShardRow>> {
             last: Position::from_u64(reader.varint()?),
             epoch: Term(reader.varint()?),
             top: reader.varint()?,
+            term: Term(0),
+            events: 0,
+            checkpoint: None,
         });
+    }
+    if reader.remaining() > 0 {
+        rows.iter_mut().try_for_each(|row| read_group(&mut reader, row))?;
     }
     Some(rows)
 }
@@ -155,7 +240,7 @@ pub(crate) fn encode_order(places: &[Place]) -> Vec<u8> {
     for place in places {
         put_varint(&mut out, place.position.to_u64() - position);
         put_varint(&mut out, u64::from(place.records));
-        put_varint(&mut out, u64::from(place.offset));
+        put_varint(&mut out, place.offset);
         put_varint(&mut out, u64::from(place.len));
         position = place.position.to_u64();
     }
@@ -172,7 +257,7 @@ pub(crate) fn decode_order(payload: &[u8]) -> Option<Vec<Place>> {
         places.push(Place {
             position: Position::from_u64(position),
             records: u32::try_from(reader.varint()?).ok().filter(|records| *records > 0)?,
-            offset: u32::try_from(reader.varint()?).ok()?,
+            offset: reader.varint()?,
             len: u32::try_from(reader.varint()?).ok()?,
         });
     }

@@ -20,8 +20,8 @@ pub(crate) struct Place {
     /// Of its first record.
     pub position: Position,
     pub records: u32,
-    pub offset: u32,
     pub len: u32,
+    pub offset: u64,
 }
 
 impl Place {
@@ -59,6 +59,8 @@ pub(crate) struct ShardIndex {
     pub last: Position,
     /// The newest epoch.
     pub epoch: Term,
+    /// The Raft term of the last entry.
+    pub term: Term,
 }
 
 /// The index of one segment.
@@ -88,7 +90,7 @@ impl SegmentIndex {
         known.runs.push(Run {
             first_seq: first_seq.0,
             last_seq: last_seq.0,
-            offset: u64::from(place.offset),
+            offset: place.offset,
             len: place.len,
         });
         known.last_seq = last_seq;

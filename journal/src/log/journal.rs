@@ -2,29 +2,29 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use futures_util::{
-    future::BoxFuture,
+    future::{self, BoxFuture},
     stream::{self, BoxStream},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
-    access::{Access, Missed},
     codec::{encode_batch, encode_delete},
-    files::{Files, Source},
-    frame::Kind,
-    heads::advance,
-    maintain::{Maintenance, Request},
-    open::open,
-    options::LogConfig,
-    read::{Replay, Tail},
-    shared::{Done, Pending, Shard, Shared, SharedLock, State, Task},
-    spares::Spares,
-    streams::{follow, next_piece},
-    writer::{Writer, claim},
+    frame::{HEADER_BYTES, Kind},
+    group_log::Outcome,
+    node_log::NodeLog,
+    options::{LogConfig, LogUsage},
+    solo::{Proposal, Solo, Write, release},
 };
 use crate::{
     check::check_batch,
@@ -65,10 +65,9 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct LogJournal {
-    shared: Arc<Shared>,
-    queue: mpsc::UnboundedSender<Task>,
-    requests: mpsc::UnboundedSender<Request>,
-    lock: Arc<Mutex<Option<SharedLock>>>,
+    log: Arc<NodeLog>,
+    proposals: mpsc::UnboundedSender<Proposal>,
+    closing: AtomicBool,
 }
 
 impl LogJournal {
@@ -80,28 +79,13 @@ impl LogJournal {
     /// durable bytes do not verify, [`JournalError::Incompatible`] where it was made by another
     /// version or with another number of shards.
     pub async fn open(config: LogConfig, env: Env) -> Result<Arc<Self>, JournalError> {
-        let (job_config, job_env) = (config.clone(), env.clone());
-        let job = move || {
-            let mut opened = open(&job_config, &job_env)?;
-            let active = opened.take_active(&job_config, &job_env)?;
-            Ok::<_, JournalError>((opened, active))
-        };
-        let given_up = || JournalError::Failed { cause: "opening was given up".into() };
-        let (mut opened, active) = env.offload(job).await.ok_or_else(given_up)??;
-        let spares = Spares::new(opened.next_segment, opened.spare.take());
-        let (epochs, last): (Vec<_>, Vec<_>) = opened.shards.into_iter().unzip();
-        let shared =
-            Arc::new(Shared::new(config, env, opened.meta.log_id, opened.files.into(), &epochs));
-        let (queue, tasks) = mpsc::unbounded_channel();
-        let (requests, wanted) = mpsc::unbounded_channel();
-        let lock = opened.lock;
-        let tasks = (tasks, lock.clone());
-        let writer = Writer::new(shared.clone(), spares.clone(), tasks, active, &last);
-        let maintenance = Maintenance::new(shared.clone(), spares, (wanted, lock.clone()));
-        let offload = &shared.env.offload;
-        offload.worker("duractor-log", Box::pin(writer.run()));
-        offload.worker("duractor-log-maintenance", Box::pin(maintenance.run()));
-        Ok(Arc::new(Self { shared, queue, requests, lock: Arc::new(Mutex::new(Some(lock))) }))
+        let (log, wishes) = NodeLog::open(config, env).await?;
+        let offload = log.env().offload.clone();
+        offload.worker("duractor-release", Box::pin(release(Arc::downgrade(&log), wishes)));
+        let solo = Solo::start(log.clone()).await?;
+        let (proposals, taken) = mpsc::unbounded_channel();
+        offload.worker("duractor-solo", Box::pin(solo.run(taken)));
+        Ok(Arc::new(Self { log, proposals, closing: AtomicBool::new(false) }))
     }
 
     /// Opens the log as one of several replicas: this node is who the transport says. A group does
@@ -203,12 +187,7 @@ impl LogJournal {
     /// # Errors
     /// As for an append; and where a file does not verify.
     pub async fn maintain(&self) -> Result<(), JournalError> {
-        let (done, rolled) = oneshot::channel();
-        self.queue.send(Task::Roll(done)).map_err(|_| self.stopped())?;
-        rolled.await.map_err(|_| self.stopped())??;
-        let (done, worked) = oneshot::channel();
-        self.requests.send(done).map_err(|_| self.stopped())?;
-        worked.await.map_err(|_| self.stopped())?
+        self.log.maintain().await
     }
 
     /// Reads every byte that the log relies on and checks it, as a scrub that finds damage before
@@ -217,219 +196,115 @@ impl LogJournal {
     /// # Errors
     /// [`JournalError::Corrupt`] with the first damaged place.
     pub async fn verify(&self) -> Result<u64, JournalError> {
-        let files = self.shared.files.clone();
-        let job = move || files.now().sources().map(|source| source.verify()).sum();
-        self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
+        self.log.verify().await
     }
 
     /// How many sealed files and segments the log has, and how many bytes they take.
     #[must_use]
     pub fn usage(&self) -> LogUsage {
-        let set = self.shared.files.now();
-        LogUsage {
-            sealed_files: set.sealed.len(),
-            segments: set.live.len(),
-            bytes: set.sealed.iter().map(|sealed| sealed.len).sum::<u64>()
-                + set.live.iter().map(|live| live.capacity).sum::<u64>(),
-        }
+        self.log.usage()
     }
 
-    fn shard(&self, shard: ShardId) -> Result<&Shard, JournalError> {
-        let shards = self.shared.config.shards;
-        self.shared
-            .shards
-            .get(usize::from(shard.0))
-            .ok_or(JournalError::UnknownShard { shard, shards })
-    }
-
-    fn stopped(&self) -> JournalError {
-        self.shared.check_open().err().unwrap_or(JournalError::Closed)
-    }
-
-    /// Checks a write against what is known, and queues it: both under the shard's lock, so that
-    /// the writer meets a shard's writes in the order in which they were accepted.
-    fn accept(&self, batch: AppendBatch, done: Done) -> Result<(), (JournalError, Done)> {
-        let frame = match self.fits(&batch) {
-            Ok(()) => encode_batch(&batch),
-            Err(error) => return Err((error, done)),
-        };
-        let id = batch.entity.shard(self.shared.config.shards);
-        let shard = &self.shared.shards[usize::from(id.0)];
-        let count = batch.events.len() as u64;
-        let mut heads = shard.lock();
-        let checked = (|| {
-            self.shared.check_open()?;
-            heads.check_epoch(batch.epoch)?;
-            let completed = shard.completed.load(Ordering::Acquire);
-            let load = || self.shared.files.now().head(&batch.entity);
-            let head = heads.head(&batch.entity, completed, load)?;
-            advance(&batch.entity, head, batch.expected_seq, count)
-        })();
-        let head = match checked {
-            Ok(head) => head,
-            Err(error) => return Err((error, done)),
-        };
-        let ticket = heads.submitted(&batch.entity, head);
-        self.send(Pending {
-            kind: Kind::Batch,
-            shard: id,
-            term: batch.epoch,
-            what: Some((batch.entity, batch.expected_seq.next(), head.last_seq)),
-            records: count as u32,
-            ticket,
-            queued_bytes: frame.len(),
-            frame,
-            done,
-        });
-        Ok(())
-    }
-
-    fn fits(&self, batch: &AppendBatch) -> Result<(), JournalError> {
-        check_batch(batch, &self.shared.config.limits)?;
-        let queued_bytes = self.shared.queued_bytes.load(Ordering::Relaxed);
-        if queued_bytes > self.shared.config.queue_bytes {
-            return Err(JournalError::Busy { queued_bytes });
-        }
-        Ok(())
-    }
-
-    fn send(&self, pending: Pending) {
-        self.shared.queued_bytes.fetch_add(pending.queued_bytes, Ordering::Relaxed);
-        if let Err(mpsc::error::SendError(Task::Write(pending))) =
-            self.queue.send(Task::Write(pending))
-        {
-            pending.done.tell(Err(self.stopped()));
-        }
-    }
-
-    fn delete(
-        &self,
-        entity: &EntityId,
-        to: Seq,
-        epoch: Term,
-        done: oneshot::Sender<Result<(), JournalError>>,
-    ) -> Result<(), JournalError> {
-        let id = entity.shard(self.shared.config.shards);
-        let shard = self.shard(id)?;
-        let mut heads = shard.lock();
-        self.shared.check_open()?;
-        heads.check_epoch(epoch)?;
-        let completed = shard.completed.load(Ordering::Acquire);
-        let set = self.shared.files.now();
-        let mut head = heads.head(entity, completed, || set.head(entity))?;
-        let to = to.min(head.last_seq);
-        // Only a deletion that is committed makes this one needless.
-        if to <= head.deleted_to && to <= set.head(entity)?.deleted_to {
-            drop(done.send(Ok(())));
+    fn check_shard(&self, shard: ShardId) -> Result<(), JournalError> {
+        let shards = self.log.shards();
+        if shard.0 < shards {
             return Ok(());
         }
-        let to = to.max(head.deleted_to);
-        count_dead(&set, entity, head.deleted_to, to)?;
-        head.deleted_to = to;
-        let ticket = heads.submitted(entity, head);
-        let frame = encode_delete(entity, to);
-        self.send(Pending {
-            kind: Kind::Delete,
-            shard: id,
-            term: epoch,
-            what: Some((entity.clone(), to, to)),
-            records: 1,
-            ticket,
-            queued_bytes: frame.len(),
-            frame,
-            done: Done::Other(done),
-        });
-        self.shared.work.notify_one();
-        Ok(())
+        Err(JournalError::UnknownShard { shard, shards })
+    }
+
+    fn check_open(&self) -> Result<(), JournalError> {
+        self.log.check_open()?;
+        if self.closing.load(Ordering::Acquire) { Err(JournalError::Closed) } else { Ok(()) }
+    }
+
+    fn propose(&self, write: Write) {
+        let refused = self
+            .check_open()
+            .and_then(|()| self.log.group(write.shard).admit(write.frame.len() + ENTRY_BYTES));
+        if let Err(error) = refused {
+            return (write.done)(Err(error));
+        }
+        if let Err(mpsc::error::SendError(Proposal::Write(write))) =
+            self.proposals.send(Proposal::Write(write))
+        {
+            (write.done)(Err(JournalError::Closed));
+        }
+    }
+
+    /// Proposes a write whose outcome is waited for.
+    fn call(
+        &self,
+        shard: ShardId,
+        kind: Kind,
+        epoch: Term,
+        frame: Vec<u8>,
+    ) -> BoxFuture<'static, Result<Outcome, JournalError>> {
+        if let Err(error) = self.check_shard(shard) {
+            return Box::pin(future::ready(Err(error)));
+        }
+        let (tx, rx) = oneshot::channel();
+        let done = Box::new(move |result| drop(tx.send(result)));
+        self.propose(Write { shard, kind, epoch, records: 1, frame, done });
+        Box::pin(async move {
+            match rx.await.unwrap_or(Err(JournalError::Closed))? {
+                Outcome::Refused(error) => Err(error),
+                outcome => Ok(outcome),
+            }
+        })
     }
 }
 
-/// What a log takes on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogUsage {
-    /// Files of sealed segments.
-    pub sealed_files: usize,
-    /// Segments that are not sealed yet, the one being written among them.
-    pub segments: usize,
-    /// Bytes of all these.
-    pub bytes: u64,
-}
-
-/// Notes in the sealed files how many of their events a deletion takes away.
-fn count_dead(
-    set: &super::files::FileSet,
-    entity: &EntityId,
-    after: Seq,
-    to: Seq,
-) -> Result<(), JournalError> {
-    let (_, sources) = set.find(entity, Access::Waiting).map_err(Missed::into_error)?;
-    for (source, runs) in sources {
-        let Source::Sealed(sealed) = source else { continue };
-        let overlap = |run: &super::index::Run| {
-            (run.last_seq.min(to.0) + 1).saturating_sub(run.first_seq.max(after.0 + 1))
-        };
-        sealed.dead.fetch_add(runs.iter().map(overlap).sum(), Ordering::Relaxed);
-    }
-    Ok(())
-}
+/// About what an entry takes beside its writes.
+const ENTRY_BYTES: usize = 2 * HEADER_BYTES;
+/// How long a shutdown waits for what waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Journal for LogJournal {
     fn limits(&self) -> Limits {
-        self.shared.config.limits
+        self.log.config().limits
     }
 
     fn shards(&self) -> u16 {
-        self.shared.config.shards
+        self.log.shards()
     }
 
     fn claim(&self, shard: ShardId) -> BoxFuture<'static, Result<Term, JournalError>> {
-        let (tx, rx) = oneshot::channel();
-        let claimed = self.shard(shard).and_then(|known| {
-            let mut heads = known.lock();
-            self.shared.check_open()?;
-            heads.epoch = Term(heads.epoch.0 + 1);
-            let ticket = heads.claimed();
-            self.send(claim(shard, heads.epoch, ticket, Done::Other(tx)));
-            Ok(heads.epoch)
-        });
+        let claimed = self.call(shard, Kind::Claim, Term(0), vec![0; HEADER_BYTES]);
         Box::pin(async move {
-            let term = claimed?;
-            rx.await.unwrap_or(Err(JournalError::Closed))?;
-            Ok(term)
+            match claimed.await? {
+                Outcome::Claimed(term) => Ok(term),
+                _ => Err(JournalError::Failed { cause: "a claim came to something else".into() }),
+            }
         })
     }
 
     fn submit_with(&self, batch: AppendBatch, _: Ack, done: AppendDone) {
-        if let Err((error, done)) = self.accept(batch, Done::Append(done)) {
-            done.tell(Err(error));
+        if let Err(error) = check_batch(&batch, &self.log.config().limits) {
+            return done(Err(error));
         }
+        self.propose(Write {
+            shard: batch.entity.shard(self.log.shards()),
+            kind: Kind::Batch,
+            epoch: batch.epoch,
+            records: batch.events.len() as u32,
+            frame: encode_batch(&batch),
+            done: Box::new(move |result| {
+                done(result.and_then(|outcome| match outcome {
+                    Outcome::Appended(appended) => Ok(appended),
+                    Outcome::Refused(error) => Err(error),
+                    _ => Err(JournalError::Failed { cause: "another outcome".into() }),
+                }));
+            }),
+        });
     }
 
     fn replay(&self, entity: &EntityId, range: ReplayRange) -> RecordChunks {
-        if let Err(error) = self.shared.check_not_closed() {
-            return Box::pin(stream::iter([Err(error)]));
-        }
-        let replay = Replay::new(self.shared.files.clone(), entity.clone(), range);
-        let env = self.shared.env.clone();
-        let pieces = stream::unfold(Some(replay), move |replay| next_piece(env.clone(), replay));
-        Box::pin(pieces)
+        self.log.replay(entity, range)
     }
 
     fn head(&self, entity: &EntityId) -> BoxFuture<'static, Result<Head, JournalError>> {
-        let (files, entity): (Arc<Files>, _) = (self.shared.files.clone(), entity.clone());
-        let env = self.shared.env.clone();
-        let open = self.shared.check_not_closed();
-        Box::pin(async move {
-            open?;
-            match files.now().find(&entity, Access::Cached) {
-                Ok((head, _)) => Ok(head),
-                Err(Missed::Failed(error)) => Err(error),
-                Err(Missed::Waits) => {
-                    let found = env.offload(move || files.now().head(&entity)).await;
-                    found.unwrap_or(Err(JournalError::Closed))
-                }
-            }
-        })
+        Box::pin(self.log.head(entity))
     }
 
     fn delete_to(
@@ -438,46 +313,23 @@ impl Journal for LogJournal {
         to: Seq,
         epoch: Term,
     ) -> BoxFuture<'static, Result<(), JournalError>> {
-        let (tx, rx) = oneshot::channel();
-        let accepted = self.delete(entity, to, epoch, tx);
-        Box::pin(async move {
-            accepted?;
-            rx.await.unwrap_or(Err(JournalError::Closed))
-        })
+        let shard = entity.shard(self.log.shards());
+        let deleted = self.call(shard, Kind::Delete, epoch, encode_delete(entity, to));
+        Box::pin(async move { deleted.await.map(drop) })
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {
-        let refused = self.shard(shard).and_then(|_| self.shared.check_not_closed());
-        if let Err(error) = refused {
-            return Box::pin(stream::iter([Err(error)]));
-        }
-        let tail = Tail::new(self.shared.files.clone(), shard, after);
-        let shared = self.shared.clone();
-        Box::pin(stream::unfold(Some(tail), move |tail| follow(shared.clone(), shard, tail)))
+        self.log.tail(shard, after)
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
-        self.shared.alone(|_| {
-            self.shared.stop(State::Closed);
-            // An error means that the writer is gone: it has nothing to finish.
-            let _ = self.queue.send(Task::Close);
-        });
-        self.shared.wake_all();
-        let (queue, requests) = (self.queue.clone(), self.requests.clone());
-        let (shared, lock) = (self.shared.clone(), self.lock.clone());
+        self.closing.store(true, Ordering::Release);
+        // An error means that the driver is gone: it has nothing to finish.
+        let _ = self.proposals.send(Proposal::Close);
+        let (log, proposals) = (self.log.clone(), self.proposals.clone());
         Box::pin(async move {
-            queue.closed().await;
-            requests.closed().await;
-            shared.wake_all();
-            lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let _ = timeout(PATIENCE, proposals.closed()).await;
+            log.shutdown().await;
         })
-    }
-}
-
-impl Drop for LogJournal {
-    fn drop(&mut self) {
-        // The writer ends when its queue does; the maintenance must hear of it.
-        self.shared.stop(State::Closed);
-        self.shared.wake_all();
     }
 }

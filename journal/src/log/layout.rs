@@ -32,7 +32,7 @@ pub(crate) const FILE_HEADER_BYTES: u64 = 64;
 /// Room that is kept at the end of a segment: for a mark and the end.
 pub(crate) const RESERVED_BYTES: u64 = 2 * HEADER_BYTES as u64;
 /// The version of every file's format.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"DURALOG\n";
 
 /// What kind of file.

@@ -3,7 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
@@ -20,7 +23,7 @@ use crate::{
 const ZERO_BYTES: usize = 256 << 10;
 const ZERO_SYNC_BYTES: u64 = 4 << 20;
 
-/// A segment with its index. The index holds committed frames only.
+/// A segment with its index. The index holds what is applied only.
 pub(crate) struct Live {
     pub id: u64,
     pub path: PathBuf,
@@ -28,6 +31,8 @@ pub(crate) struct Live {
     pub salt: u64,
     /// The file's length: where its room ends.
     pub capacity: u64,
+    /// Where the frames end that are durable.
+    pub written: AtomicU64,
     pub index: Mutex<SegmentIndex>,
 }
 
@@ -54,7 +59,9 @@ impl Live {
             file.write_at(0, &header.to_bytes())?;
             zero(file, FILE_HEADER_BYTES, capacity)
         })?;
-        Ok(Live { id, path: dir.join(name), file, salt, capacity, index: Mutex::default() })
+        let written = AtomicU64::new(FILE_HEADER_BYTES);
+        let path = dir.join(name);
+        Ok(Live { id, path, file, salt, capacity, written, index: Mutex::default() })
     }
 
     /// Makes room for more than the segment has.
@@ -65,18 +72,33 @@ impl Live {
         Ok(())
     }
 
+    /// Gives a segment that was never used another number. Not durable before the folder is synced.
+    pub(crate) fn renumber(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        id: u64,
+        log_id: u64,
+    ) -> io::Result<()> {
+        let (kind, salt) = (FileKind::Segment, self.salt);
+        let header = FileHeader { kind, first: id, last: id, generation: 0, salt, log_id };
+        self.file.write_at(0, &header.to_bytes())?;
+        self.file.sync_data()?;
+        let path = dir.join(segment_name(id));
+        disk.rename(&self.path, &path)?;
+        (self.id, self.path) = (id, path);
+        Ok(())
+    }
+
     /// Runs `look` on the index.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut SegmentIndex) -> T) -> T {
         // Nothing panics between two changes of the index that belong together.
         look(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where the last batch ends.
+    /// Where the frames end that are durable.
     pub(crate) fn end(&self) -> u64 {
-        self.with(|index| {
-            let ends = index.shards.values().filter_map(|shard| shard.places.last());
-            ends.map(|place| u64::from(place.offset) + u64::from(place.len)).max().unwrap_or(0)
-        })
+        self.written.load(Ordering::Acquire)
     }
 
     /// What the segment knows of an entity, without its runs.

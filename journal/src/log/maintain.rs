@@ -3,7 +3,6 @@
 //! see.
 
 use std::{
-    io,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -12,17 +11,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     files::FileSet,
+    group_state::Obstacle,
+    live::Live,
     policy::Policy,
     seal::Sealing,
     sealed::Sealed,
-    shared::{Shared, SharedLock},
+    shared::{Shared, SharedLock, Task},
     spares::Spares,
 };
-use crate::error::JournalError;
+use crate::{error::JournalError, id::ShardId};
 
 /// After a failure (a full disk, as a rule) it is tried again after this time, or when there is
 /// new work.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a request waits for groups that have yet to release their entries.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Somebody wants everything sealed, merged and compacted now.
 pub(crate) type Request = oneshot::Sender<Result<(), JournalError>>;
@@ -35,6 +38,16 @@ pub(crate) struct Maintenance {
     shared: Arc<Shared>,
     spares: Arc<Mutex<Spares>>,
     requests: mpsc::UnboundedReceiver<Request>,
+    wishes: mpsc::UnboundedSender<PurgeWish>,
+    queue: mpsc::WeakUnboundedSender<Task>,
+}
+
+/// Entries of a group stand in the way of sealing: release them up to here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PurgeWish {
+    pub shard: ShardId,
+    /// The index of the last of them.
+    pub upto: u64,
 }
 
 impl Maintenance {
@@ -42,15 +55,17 @@ impl Maintenance {
         shared: Arc<Shared>,
         spares: Arc<Mutex<Spares>>,
         (requests, lock): (mpsc::UnboundedReceiver<Request>, SharedLock),
+        (wishes, queue): (mpsc::UnboundedSender<PurgeWish>, mpsc::WeakUnboundedSender<Task>),
     ) -> Self {
-        Self { lock, shared, spares, requests }
+        Self { lock, shared, spares, requests, wishes, queue }
     }
 
     /// Works until the log stops.
     pub(crate) async fn run(mut self) {
         while !self.shared.is_stopped() {
             let done = self.work(false);
-            self.shared.sealing_stuck.store(done.is_err(), Ordering::Release);
+            // What is left must wait: for another try, or for groups to release their entries.
+            self.shared.sealing_stuck.store(true, Ordering::Release);
             self.shared.sealed_one.notify_one();
             let delay = match &done {
                 Ok(()) => Duration::from_secs(3600),
@@ -60,11 +75,13 @@ impl Maintenance {
                     RETRY
                 }
             };
+            let waits = self.ask_groups(self.shared.config.unsealed_segments);
+            let delay = if waits.is_some() { RETRY } else { delay };
             tokio::select! {
                 biased;
                 request = self.requests.recv() => match request {
                     Some(request) => {
-                        let done = self.work(true);
+                        let done = self.work_through().await;
                         drop(request.send(done));
                     }
                     None => return,
@@ -72,6 +89,7 @@ impl Maintenance {
                 () = self.shared.work.notified() => {}
                 () = tokio::time::sleep(delay) => {}
             }
+            self.shared.sealing_stuck.store(false, Ordering::Release);
         }
     }
 
@@ -91,12 +109,63 @@ impl Maintenance {
         spare
     }
 
+    /// Seals everything that is full, and then does all that could wait.
+    async fn work_through(&self) -> Result<(), JournalError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let worked = self.work(false);
+            self.shared.sealed_one.notify_one();
+            worked?;
+            let waits = self.ask_groups(0);
+            let Some(shard) = waits.filter(|_| !self.shared.is_stopped()) else { break };
+            tokio::select! {
+                biased;
+                () = self.shared.work.notified() => {}
+                () = tokio::time::sleep_until(deadline) => {
+                    let reason = "its entries are not released for sealing".into();
+                    return Err(JournalError::Unavailable { shard, reason });
+                }
+            }
+        }
+        self.shared.check_open()?;
+        self.work(true)
+    }
+
+    /// Where more than `allowed` full segments wait, asks for what stands in the way of the others:
+    /// the groups for their entries, the writer for marks. Says for which group it waits.
+    fn ask_groups(&self, allowed: usize) -> Option<ShardId> {
+        let set = self.shared.files.now();
+        let full = set.live.len().saturating_sub(1);
+        let newest = &set.live[..full].get(full.checked_sub(allowed + 1)?)?;
+        let mut waits = None;
+        for (shard, obstacle) in self.shared.obstacles(newest) {
+            waits = waits.or(Some(shard));
+            match obstacle {
+                Obstacle::Entries(id) => {
+                    let wish = PurgeWish { shard, upto: id.index };
+                    // Nobody listens any more: the node is going down.
+                    let _ = self.wishes.send(wish);
+                }
+                Obstacle::Mark => {
+                    let shared = self.shared.clone();
+                    let done = Box::new(move |written: Result<(), JournalError>| {
+                        if written.is_ok() {
+                            shared.work.notify_one();
+                        }
+                    });
+                    if let Some(queue) = self.queue.upgrade() {
+                        let _ = queue.send(Task::Mark(done));
+                    }
+                    break;
+                }
+            }
+        }
+        waits
+    }
+
     fn prepare(&self) -> Result<(), JournalError> {
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        spares.prepare(&self.shared).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull => JournalError::DiskFull { message: error.to_string() },
-            _ => JournalError::io("making a segment in", self.shared.dir(), &error),
-        })
+        spares.prepare(&self.shared)
     }
 
     fn sealing<'a>(&'a self, set: &'a FileSet, stopped: &'a dyn Fn() -> bool) -> Sealing<'a> {
@@ -114,12 +183,13 @@ impl Maintenance {
     /// Seals the oldest full segment, if there is one.
     fn seal(&self) -> Result<bool, JournalError> {
         let set = self.shared.files.now();
-        let (Some(live), true) = (set.live.first(), set.live.len() > 1) else { return Ok(false) };
+        let may = |live: &Live| self.shared.obstacles(live).is_empty();
+        let Some(live) = set.sealable(may) else { return Ok(false) };
         let sealed = self.sealing(&set, &|| self.shared.is_stopped()).segment(live)?;
         tracing::debug!(file = %sealed.path.display(), events = sealed.trailer.events, "sealed");
         self.shared.files.change(|set| {
             set.sealed.push(sealed);
-            set.live.remove(0);
+            set.live.retain(|other| !Arc::ptr_eq(other, live));
         });
         self.remove(&live.path);
         Ok(true)
@@ -134,12 +204,15 @@ impl Maintenance {
             fan_in: config.fan_in,
         };
         let set = self.shared.files.now();
-        let sizes: Vec<u64> = set.sealed.iter().map(|sealed| sealed.len).collect();
-        let range = if all { policy.tightest(&sizes) } else { policy.due(&sizes) };
-        match range {
-            Some(range) => self.replace(&set, &set.sealed[range]),
-            None => Ok(false),
+        for stretch in set.neighbours() {
+            let files = &set.sealed[stretch];
+            let sizes: Vec<u64> = files.iter().map(|sealed| sealed.len).collect();
+            let range = if all { policy.tightest(&sizes) } else { policy.due(&sizes) };
+            if let Some(range) = range {
+                return self.replace(&set, &files[range]);
+            }
         }
+        Ok(false)
     }
 
     /// Rewrites a file of which much is deleted, if there is one.
@@ -147,7 +220,7 @@ impl Maintenance {
         let percent = if all { 1 } else { u64::from(self.shared.config.compact_at_percent) };
         let set = self.shared.files.now();
         let due = set.sealed.iter().find(|sealed| {
-            let dead = sealed.dead.load(Ordering::Relaxed);
+            let dead = sealed.dead.load(Ordering::Relaxed) + set.replaced_events(sealed);
             dead > 0 && dead * 100 >= percent * sealed.trailer.events
         });
         match due {

@@ -14,12 +14,15 @@ pub(crate) mod entry;
 pub(crate) mod frame;
 pub(crate) mod layout;
 
+pub(crate) mod entries;
 pub(crate) mod footer;
 pub(crate) mod index;
+pub(crate) mod marks;
 pub(crate) mod scan;
 pub(crate) mod sealed;
 
 pub(crate) mod build;
+pub(crate) mod cursor;
 pub(crate) mod live;
 
 pub(crate) mod files;
@@ -27,8 +30,20 @@ pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod read;
 pub(crate) mod seal;
+pub(crate) mod verify;
+
+pub(crate) mod chunk;
+pub(crate) mod image;
+pub(crate) mod intake;
 
 pub(crate) mod heads;
+
+pub(crate) mod apply;
+pub(crate) mod group_state;
+pub(crate) mod stored;
+
+pub(crate) mod recover;
+
 pub(crate) mod open;
 pub(crate) mod shared;
 pub(crate) mod spares;
@@ -39,9 +54,12 @@ pub(crate) mod writer;
 
 #[allow(dead_code)]
 pub(crate) mod group_log;
-pub(crate) mod journal;
 #[allow(dead_code)]
 pub(crate) mod node_log;
 
-pub use journal::{LogJournal, LogUsage};
-pub use options::LogConfig;
+pub(crate) mod solo;
+
+pub(crate) mod journal;
+
+pub use journal::LogJournal;
+pub use options::{LogConfig, LogUsage};

@@ -1,18 +1,22 @@
 //! Opening a log: which files count, what they hold, and where to go on writing.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     io,
-    path::Path,
-    sync::{Arc, Mutex},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
-    files::{FileSet, Files},
-    index::SegmentIndex,
+    files::Files,
     layout::{FILE_HEADER_BYTES, FileHeader, FileKind, Meta, Named, parse_name},
     live::Live,
     options::LogConfig,
+    recover::{Recovered, note_applied},
     scan::{Scanned, Tail, scan},
     sealed::Sealed,
     shared::SharedLock,
@@ -21,11 +25,13 @@ use crate::{
     disk::{Disk, create_dir_durably},
     env::Env,
     error::JournalError,
-    id::{MAX_SHARDS, Position, ShardId, Term},
+    id::{MAX_SHARDS, ShardId},
 };
 
 /// What was found.
 pub(crate) struct Opened {
+    /// The log's folder.
+    pub dir: PathBuf,
     pub lock: SharedLock,
     pub meta: Meta,
     pub files: Files,
@@ -35,8 +41,8 @@ pub(crate) struct Opened {
     pub spare: Option<Live>,
     /// The first segment number that was never used.
     pub next_segment: u64,
-    /// Each shard's epoch and last position.
-    pub shards: Vec<(Term, Position)>,
+    /// By shard.
+    pub groups: Vec<Recovered>,
 }
 
 /// Opens the files of a log, made new if there is none.
@@ -60,16 +66,16 @@ pub(crate) fn open(config: &LogConfig, env: &Env) -> Result<Opened, JournalError
     }
     let found = list(disk, dir, &meta)?;
     let mut opened = Opened {
+        dir: config.dir.clone(),
         lock,
         meta,
-        files: Files::default(),
+        files: Files::new(meta.shards),
         active: None,
         spare: None,
         next_segment: found.next_segment,
-        shards: vec![(Term(0), Position::ZERO); usize::from(meta.shards)],
+        groups: (0..meta.shards).map(|_| Recovered::default()).collect(),
     };
-    let set = read(found, &mut opened)?;
-    opened.files.change(|files| *files = set);
+    read(found.files, &mut opened)?;
     Ok(opened)
 }
 
@@ -102,65 +108,45 @@ fn lock(disk: &dyn Disk, dir: &Path) -> Result<SharedLock, JournalError> {
 
 /// The files that count: those that were replaced and not removed yet are removed now.
 struct Found {
-    sealed: Vec<Sealed>,
-    /// By number.
-    segments: Vec<Live>,
+    /// The oldest first.
+    files: Vec<FoundFile>,
     next_segment: u64,
+}
+
+enum FoundFile {
+    Sealed(Sealed),
+    Segment(Live),
 }
 
 fn list(disk: &dyn Disk, dir: &Path, meta: &Meta) -> Result<Found, JournalError> {
     let names = disk.list(dir).map_err(|e| JournalError::read(dir, &e))?;
-    let (mut sealed, mut segments, mut stale) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut files, mut stale) = (Vec::new(), Vec::new());
     for name in names {
         match parse_name(&name) {
-            Named::Segment(id) => segments.push(id),
+            // Generation 0: of a sealed file and a segment of the same number, the file counts.
+            Named::Segment(id) => files.push((id, Reverse((id, 0)), name)),
             Named::Sealed { first, last, generation } => {
-                sealed.push((first, std::cmp::Reverse((last, generation)), name));
+                files.push((first, Reverse((last, generation)), name));
             }
             Named::Temporary => stale.push(name),
             Named::Other => {}
         }
     }
-    sealed.sort();
-    segments.sort_unstable();
-    let ranges: Vec<_> = sealed.iter().map(|(first, rest, _)| (*first, rest.0.0)).collect();
+    files.sort();
+    let ranges: Vec<_> = files.iter().map(|(first, rest, _)| (*first, rest.0.0)).collect();
     let chain = chain(&ranges);
-    let mut found = Found { sealed: Vec::new(), segments: Vec::new(), next_segment: 1 };
-    let mut covered = 0;
-    for (at, (first, std::cmp::Reverse((last, _)), name)) in sealed.into_iter().enumerate() {
-        let path = dir.join(&name);
+    let end = chain.last().map_or(0, |at| ranges[*at].1);
+    let mut found = Found { files: Vec::new(), next_segment: 1 };
+    for (at, (first, Reverse((last, _)), name)) in files.into_iter().enumerate() {
         if chain.contains(&at) {
-            let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
-            let file = Sealed::open(path, file)?;
-            check_header(&file.path, &file.header, meta, (first, last))?;
-            found.sealed.push(file);
-            covered = last;
-        } else if ranges.iter().zip(0..).any(|((_, end), i)| *end >= last && chain.contains(&i)) {
+            found.files.push(open_file(disk, dir.join(name), meta, (first, last))?);
+            found.next_segment = last + 1;
+        } else if last <= end {
             stale.push(name);
         } else {
-            let what = format!("files of segments between {covered} and {first} are missing");
-            return Err(JournalError::corrupt(path, 0, what));
+            let what = format!("segments {} to {} are missing", end + 1, first.max(end + 2) - 1);
+            return Err(JournalError::corrupt(dir.join(name), 0, what));
         }
-    }
-    found.next_segment = covered + 1;
-    for id in segments {
-        let name = super::layout::segment_name(id);
-        if id <= covered {
-            stale.push(name);
-            continue;
-        }
-        let path = dir.join(name);
-        if id != found.next_segment {
-            let what = format!("segments {} to {} are missing", found.next_segment, id - 1);
-            return Err(JournalError::corrupt(path, 0, what));
-        }
-        let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
-        let header = FileHeader::read(&path, &*file)?;
-        check_header(&path, &header, meta, (id, id))?;
-        let capacity = file.len().map_err(|e| JournalError::read(&path, &e))?;
-        let live = Live { id, path, file, salt: header.salt, capacity, index: Mutex::default() };
-        found.segments.push(live);
-        found.next_segment = id + 1;
     }
     for name in stale {
         let path = dir.join(name);
@@ -169,10 +155,30 @@ fn list(disk: &dyn Disk, dir: &Path, meta: &Meta) -> Result<Found, JournalError>
     Ok(found)
 }
 
-/// Which of the sealed files to use, out of what segments each holds (the first and the last, in
-/// order of the first; where that is the same, the preferred one first): those that follow one
-/// another without a gap and reach farthest. The others were replaced; or they are left over from
-/// a merge that failed, and then they may overlap two that are used.
+fn open_file(
+    disk: &dyn Disk,
+    path: PathBuf,
+    meta: &Meta,
+    range: (u64, u64),
+) -> Result<FoundFile, JournalError> {
+    let file = disk.open(&path).map_err(|e| JournalError::io("opening", &path, &e))?;
+    if path.extension().is_some_and(|e| e == "sealed") {
+        let sealed = Sealed::open(path, file)?;
+        check_header(&sealed.path, &sealed.header, meta, range)?;
+        return Ok(FoundFile::Sealed(sealed));
+    }
+    let header = FileHeader::read(&path, &*file)?;
+    check_header(&path, &header, meta, range)?;
+    let capacity = file.len().map_err(|e| JournalError::read(&path, &e))?;
+    let (id, salt) = (range.0, header.salt);
+    let (written, index) = (AtomicU64::new(FILE_HEADER_BYTES), Mutex::default());
+    Ok(FoundFile::Segment(Live { id, path, file, salt, capacity, written, index }))
+}
+
+/// Which of the files to use, out of what segments each holds (the first and the last, in order of
+/// the first; where that is the same, the preferred one first): those that follow one another
+/// without a gap and reach farthest. The others were replaced; or they are left over from a merge
+/// that failed, and then they may overlap two that are used.
 fn chain(ranges: &[(u64, u64)]) -> Vec<usize> {
     let mut reached: BTreeMap<u64, Vec<usize>> = BTreeMap::from([(0, Vec::new())]);
     for (at, (first, last)) in ranges.iter().enumerate() {
@@ -208,46 +214,44 @@ fn check_header(
 }
 
 /// Reads the segments, and finds out where to go on.
-fn read(found: Found, opened: &mut Opened) -> Result<FileSet, JournalError> {
-    let mut set = FileSet::default();
-    for sealed in found.sealed {
-        for row in &sealed.shards {
-            opened.note(&sealed.path, row.shard, row.epoch, row.last)?;
-        }
-        set.sealed.push(Arc::new(sealed));
-    }
-    // From the newest: a segment with frames says that all before it are complete.
+fn read(found: Vec<FoundFile>, opened: &mut Opened) -> Result<(), JournalError> {
+    // From the newest: a segment with frames says that all before it are complete, and so does a
+    // sealed file.
     let mut tail = Tail::MayBeTorn;
-    let mut scans = Vec::new();
-    for live in found.segments.into_iter().rev() {
-        let scanned = scan(&live.path, &*live.file, live.salt, tail)?;
-        let empty = scanned.end == FILE_HEADER_BYTES;
-        if !empty {
+    let mut files = Vec::new();
+    for file in found.into_iter().rev() {
+        let scanned = match &file {
+            FoundFile::Segment(live) => Some(scan(&live.path, &*live.file, live.salt, tail)?),
+            FoundFile::Sealed(_) => None,
+        };
+        if scanned.as_ref().is_none_or(|scanned| !scanned.is_empty()) {
             tail = Tail::MustBeComplete;
         }
-        scans.push((live, scanned, empty));
+        files.push((file, scanned));
     }
-    while let Some((live, scanned, empty)) = scans.pop() {
-        if empty && opened.active.is_some() && scans.is_empty() {
-            opened.spare = Some(live);
-            break;
+    let (mut sealed, mut live) = (Vec::new(), Vec::new());
+    while let Some((file, scanned)) = files.pop() {
+        match (file, scanned) {
+            (FoundFile::Segment(segment), Some(scanned)) => {
+                if scanned.is_empty() && opened.active.is_some() && files.is_empty() {
+                    opened.spare = Some(segment);
+                } else {
+                    live.push(opened.take_segment(segment, scanned)?);
+                }
+            }
+            (FoundFile::Sealed(file), _) => sealed.push(opened.take_sealed(file)?),
+            (FoundFile::Segment(_), None) => {}
         }
-        if scanned.torn > 0 {
-            tracing::warn!(
-                path = %live.path.display(),
-                at = scanned.end,
-                bytes = scanned.torn,
-                "cut off a torn tail: writes that were never acknowledged"
-            );
-        }
-        settle(&live, &scanned).map_err(|e| JournalError::io("syncing", &live.path, &e))?;
-        opened.note_all(&live.path, &scanned.index)?;
-        let live = Arc::new(live);
-        live.with(|index| *index = scanned.index);
-        set.live.push(live.clone());
-        opened.active = (!scanned.complete).then_some((live, scanned.end));
     }
-    Ok(set)
+    for (group, shard) in opened.groups.iter_mut().zip(0..) {
+        if !group.settle() {
+            let what = format!("entries of {} are missing at the end", ShardId(shard));
+            return Err(JournalError::corrupt(opened.dir.clone(), 0, what));
+        }
+    }
+    live.iter().try_for_each(|live| note_applied(&opened.groups, live))?;
+    opened.files.change(|set| (set.sealed, set.live) = (sealed, live));
+    Ok(())
 }
 
 /// Makes durable what was read. It may not be, if only the process had died. An fsync alone does
@@ -262,6 +266,42 @@ fn settle(live: &Live, scanned: &Scanned) -> io::Result<()> {
 }
 
 impl Opened {
+    fn take_sealed(&mut self, sealed: Sealed) -> Result<Arc<Sealed>, JournalError> {
+        for row in &sealed.shards {
+            self.group(&sealed.path, row.shard)?.sealed(row);
+        }
+        self.active = None;
+        Ok(Arc::new(sealed))
+    }
+
+    fn take_segment(&mut self, live: Live, scanned: Scanned) -> Result<Arc<Live>, JournalError> {
+        if scanned.torn > 0 {
+            tracing::warn!(
+                path = %live.path.display(),
+                at = scanned.end,
+                bytes = scanned.torn,
+                "cut off a torn tail: writes that were never acknowledged"
+            );
+        }
+        settle(&live, &scanned).map_err(|e| JournalError::io("syncing", &live.path, &e))?;
+        live.written.store(scanned.end, Ordering::Release);
+        for (shard, item) in scanned.items {
+            let at = item.offset();
+            if self.group(&live.path, shard)?.item(live.id, item).is_none() {
+                let what = format!("entries of {shard} are missing before this one");
+                return Err(JournalError::corrupt(live.path, at, what));
+            }
+        }
+        let live = Arc::new(live);
+        self.active = (!scanned.complete).then(|| (live.clone(), scanned.end));
+        Ok(live)
+    }
+
+    fn group(&mut self, path: &Path, shard: ShardId) -> Result<&mut Recovered, JournalError> {
+        let missing = || JournalError::corrupt(path, 0, format!("{shard} does not exist"));
+        self.groups.get_mut(usize::from(shard.0)).ok_or_else(missing)
+    }
+
     /// The segment to go on writing, and where: made where there is none.
     pub(crate) fn take_active(
         &mut self,
@@ -283,27 +323,6 @@ impl Opened {
         self.files.change(|set| set.live.push(live.clone()));
         Ok((live, FILE_HEADER_BYTES))
     }
-
-    fn note_all(&mut self, path: &Path, index: &SegmentIndex) -> Result<(), JournalError> {
-        for (shard, known) in &index.shards {
-            self.note(path, *shard, known.epoch, known.last)?;
-        }
-        Ok(())
-    }
-
-    fn note(
-        &mut self,
-        path: &Path,
-        shard: ShardId,
-        epoch: Term,
-        last: Position,
-    ) -> Result<(), JournalError> {
-        let Some(known) = self.shards.get_mut(usize::from(shard.0)) else {
-            return Err(JournalError::corrupt(path, 0, format!("{shard} does not exist")));
-        };
-        *known = (known.0.max(epoch), known.1.max(last));
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -317,5 +336,6 @@ mod tests {
         assert_eq!(chain(&[(1, 2), (3, 8), (3, 6), (7, 10)]), [0, 2, 3], "a failed merge");
         assert_eq!(chain(&[(1, 4), (1, 3), (4, 6)]), [1, 2], "another");
         assert_eq!(chain(&[(1, 2), (4, 6)]), [0], "a gap");
+        assert_eq!(chain(&[(1, 1), (2, 2), (3, 3), (3, 3), (4, 4)]), [0, 1, 2, 4], "one of each");
     }
 }

@@ -33,9 +33,13 @@ pub struct LogConfig {
     /// How many entities' heads are kept in memory, over all shards: 262 144 unless set; about
     /// 100 bytes each.
     pub cached_heads: usize,
-    /// How many full segments may wait to be sealed before appends wait too: 8 unless set. Each
-    /// keeps its index in memory, 50 to 100 bytes an event.
+    /// How many full segments may wait to be sealed before appends wait too, and before the groups
+    /// are asked to release the entries in them: 4 unless set. Each keeps its index in memory, 50 to
+    /// 100 bytes an event. Replicas that are no farther behind catch up from these segments.
     pub unsealed_segments: usize,
+    /// Bytes of the newest entries that are kept in memory, over all groups, for replicas that
+    /// follow closely: 32 MiB unless set. What is not durable or not applied yet always stays.
+    pub recent_bytes: usize,
 }
 
 impl LogConfig {
@@ -51,7 +55,19 @@ impl LogConfig {
             compact_at_percent: 30,
             queue_bytes: 64 << 20,
             cached_heads: 262_144,
-            unsealed_segments: 8,
+            unsealed_segments: 4,
+            recent_bytes: 32 << 20,
         }
     }
+}
+
+/// What a log takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogUsage {
+    /// Files of sealed segments.
+    pub sealed_files: usize,
+    /// Segments that are not sealed yet, the one being written among them.
+    pub segments: usize,
+    /// Bytes of all these.
+    pub bytes: u64,
 }

@@ -29,13 +29,19 @@ const LOOKUP: usize = 1024;
 
 /// A stretch of whole frames in a file.
 #[derive(Debug, Clone, Copy)]
-struct Extent {
-    offset: u64,
-    len: u64,
+pub(crate) struct Extent {
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl From<Run> for Extent {
+    fn from(run: Run) -> Self {
+        Extent { offset: run.offset, len: run.len.into() }
+    }
 }
 
 /// Reads the extents (few large reads, where they lie close together) and hands each frame on.
-fn read_frames(
+pub(crate) fn read_frames(
     source: &Source,
     extents: &[Extent],
     access: Access,
@@ -85,7 +91,10 @@ fn together(extents: &[Extent]) -> (usize, u64) {
 }
 
 /// Takes items from the front until they are worth a piece.
-fn take_piece<T: Copy>(items: &mut VecDeque<T>, extent: impl Fn(T) -> Extent) -> Vec<Extent> {
+pub(crate) fn take_piece<T: Copy>(
+    items: &mut VecDeque<T>,
+    extent: impl Fn(T) -> Extent,
+) -> Vec<Extent> {
     let (mut taken, mut bytes) = (Vec::new(), 0);
     while bytes < PIECE_BYTES
         && let Some(item) = items.pop_front()
@@ -188,8 +197,7 @@ impl Replay {
         access: Access,
         out: &mut Vec<EventRecord>,
     ) -> Result<(), Missed> {
-        let extents =
-            take_piece(&mut self.runs, |run| Extent { offset: run.offset, len: run.len.into() });
+        let extents = take_piece(&mut self.runs, Extent::from);
         let (decoder, range) = (&mut self.decoder, &mut self.range);
         let mut gap = None;
         read_frames(source, &extents, access, |header, frame| {
@@ -245,10 +253,8 @@ impl Tail {
                 break;
             }
             let Some(source) = self.source.clone() else { break };
-            let extents = take_piece(&mut self.places, |p| Extent {
-                offset: p.offset.into(),
-                len: p.len.into(),
-            });
+            let extents =
+                take_piece(&mut self.places, |p| Extent { offset: p.offset, len: p.len.into() });
             let decoder = &mut self.decoder;
             read_frames(&source, &extents, Access::Waiting, |header, frame| {
                 decoder.batch(header, frame, |_| true, &mut records)
@@ -264,8 +270,8 @@ impl Tail {
 
     /// Finds the batches that follow `after` in the oldest file that has some.
     fn look_up(&mut self) -> Result<bool, JournalError> {
-        for source in self.files.now().sources() {
-            let places = match &source {
+        for source in self.files.now().of(self.shard) {
+            let places = match source {
                 Source::Live(live) => live.order(self.shard, self.after, LOOKUP),
                 Source::Sealed(sealed) => {
                     let mut places = sealed.order(self.shard, self.after)?;
@@ -275,7 +281,7 @@ impl Tail {
             };
             if !places.is_empty() {
                 self.places = places.into();
-                self.source = Some(source);
+                self.source = Some(source.clone());
                 return Ok(true);
             }
         }

@@ -1,5 +1,5 @@
-//! Reading a segment from its first frame, when the log is opened: builds the index and finds the
-//! end, and tells a torn tail from damage.
+//! Reading a segment from its first frame, when the log is opened: lists what it says of the groups,
+//! finds the end, and tells a torn tail from damage.
 //!
 //! The log is written by one writer, group commit by group commit: write, fsync, the next. So after
 //! a crash only the last group commit can be incomplete, and any part of it may be missing. A frame
@@ -14,18 +14,23 @@
 //!   be lost, too, the chain tells: a frame belongs to the group commit of the frame before it, or
 //!   begins one. The writer begins with a mark, so nothing new begins where the torn one did.
 //!
+//! An entry of which some writes are missing at the end was never acknowledged either, and goes with
+//! the torn tail.
+//!
 //! Damage in the very last group commit before a crash looks like a torn tail, for nothing after it
 //! tells that it was durable; on a log that was closed in good order a mark tells it.
 
 use std::{io, path::Path};
 
+use bytes::Bytes;
+
 use super::{
-    codec::{decode_batch_head, decode_delete},
+    entry::LogId,
     frame::{HEADER_BYTES, Header, Kind, claimed, verify},
-    index::{Place, SegmentIndex},
     layout::FILE_HEADER_BYTES,
+    marks::{Applied, Begin, Carried, decode_applied, decode_begin, decode_carried},
 };
-use crate::{disk::DiskFile, error::JournalError, id::Seq};
+use crate::{disk::DiskFile, error::JournalError, id::ShardId};
 
 /// How much of a file is read at a time.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -49,9 +54,10 @@ pub(crate) fn verify_frames(
     Ok(frames)
 }
 
-/// What a segment holds.
+/// What a segment holds, beside the writes of entries.
 pub(crate) struct Scanned {
-    pub index: SegmentIndex,
+    /// In the order in which they were written.
+    pub items: Vec<(ShardId, Item)>,
     /// Where the next frame goes.
     pub end: u64,
     /// Whether the last frame is an [`Kind::End`]: the segment is full.
@@ -60,6 +66,31 @@ pub(crate) struct Scanned {
     pub last_commit: u64,
     /// Bytes that were zeroed because they are a torn tail.
     pub torn: u64,
+}
+
+impl Scanned {
+    /// Whether there is no frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end == FILE_HEADER_BYTES
+    }
+}
+
+/// Something that a segment says of a group.
+pub(crate) enum Item {
+    Entry { id: LogId, offset: u64, len: u32 },
+    Vote(Bytes),
+    Applied(Applied),
+    Group(Carried),
+}
+
+impl Item {
+    /// Where it stands, if that is known.
+    pub(crate) fn offset(&self) -> u64 {
+        match self {
+            Item::Entry { offset, .. } => *offset,
+            Item::Vote(_) | Item::Applied(_) | Item::Group(_) => 0,
+        }
+    }
 }
 
 /// What may be at the end of a segment.
@@ -71,7 +102,7 @@ pub(crate) enum Tail {
     MustBeComplete,
 }
 
-/// Reads all frames of a segment and notes them in an index.
+/// Reads all frames of a segment.
 pub(crate) fn scan(
     path: &Path,
     file: &dyn DiskFile,
@@ -82,19 +113,20 @@ pub(crate) fn scan(
     let mut window = Window { path, file, len, start: 0, bytes: Vec::new() };
     let mut chain = Chain(FILE_HEADER_BYTES);
     let mut scanned = Scanned {
-        index: SegmentIndex::default(),
+        items: Vec::new(),
         end: FILE_HEADER_BYTES,
         last_commit: FILE_HEADER_BYTES,
         complete: false,
         torn: 0,
     };
+    let mut open = None;
     while !scanned.complete {
         let bytes = window.frame_at(scanned.end)?;
         let Some((header, payload)) = verify(bytes, salt, scanned.end) else { break };
         if !chain.takes(&header, scanned.end) {
             break;
         }
-        note(&mut scanned.index, &header, payload, scanned.end)
+        note(&mut scanned, &mut open, &header, payload)
             .ok_or_else(|| JournalError::corrupt(path, scanned.end, "a frame has no meaning"))?;
         scanned.end += header.frame_bytes() as u64;
         scanned.last_commit = u64::from(header.flush);
@@ -113,8 +145,23 @@ pub(crate) fn scan(
         );
         return Err(JournalError::corrupt(path, scanned.end, what));
     }
+    if let Some(entry) = open {
+        // The writes of the last entry are not all there: it never was.
+        scanned.end = entry.offset;
+        scanned.last_commit = scanned.last_commit.min(entry.offset);
+    }
     scanned.torn = cut(&mut window, scanned.end)?;
     Ok(scanned)
+}
+
+/// An entry whose frames are not all read.
+struct OpenEntry {
+    shard: ShardId,
+    id: LogId,
+    offset: u64,
+    /// How many writes are to come, and how many bytes of them.
+    count: u32,
+    bytes: u64,
 }
 
 /// Where the group commit of the frame before began.
@@ -133,31 +180,60 @@ impl Chain {
     }
 }
 
-fn note(index: &mut SegmentIndex, header: &Header, payload: &[u8], offset: u64) -> Option<()> {
-    match header.kind {
-        Kind::Batch => {
-            let head = decode_batch_head(payload)?;
-            let place = Place {
-                position: header.position,
-                records: head.count as u32,
-                offset: u32::try_from(offset).ok()?,
-                len: header.frame_bytes() as u32,
-            };
-            let last = Seq(head.first_seq.0.checked_add(head.count - 1)?);
-            let seqs = (head.first_seq, last);
-            index.batch(&head.entity, seqs, header.shard, header.term, place);
+/// Notes what a frame says. `None` where it does not belong there.
+fn note(
+    scanned: &mut Scanned,
+    open: &mut Option<OpenEntry>,
+    header: &Header,
+    payload: &[u8],
+) -> Option<()> {
+    let (shard, offset) = (header.shard, scanned.end);
+    let item = match (header.kind, &mut *open) {
+        (Kind::Batch | Kind::Delete | Kind::Claim, Some(_)) => {
+            return write_of(scanned, open, header).then_some(());
         }
-        Kind::Delete => {
-            let (entity, to) = decode_delete(payload)?;
-            index.delete(&entity, to, header.shard, header.term, header.position);
+        (_, Some(_)) => return None,
+        (Kind::Mark | Kind::End, None) => return Some(()),
+        (Kind::Entry, None) => {
+            let id = LogId { term: header.term.0, index: header.position.index() };
+            if let Begin::Ops { count, bytes } = decode_begin(payload)? {
+                let bytes = u64::from(bytes);
+                *open = Some(OpenEntry { shard, id, offset, count, bytes });
+                return Some(());
+            }
+            Item::Entry { id, offset, len: header.frame_bytes() as u32 }
         }
-        Kind::Claim => {
-            index.shard(header.shard, header.term, header.position);
-        }
-        Kind::Mark | Kind::End => {}
+        (Kind::Vote, None) => Item::Vote(Bytes::copy_from_slice(payload)),
+        (Kind::Applied, None) => Item::Applied(decode_applied(payload)?),
+        (Kind::Group, None) => Item::Group(decode_carried(payload)?),
         _ => return None,
-    }
+    };
+    scanned.items.push((shard, item));
     Some(())
+}
+
+/// Notes a write of the entry that is being read. False where it does not belong to it.
+fn write_of(scanned: &mut Scanned, open: &mut Option<OpenEntry>, header: &Header) -> bool {
+    let Some(entry) = open else { return false };
+    let bytes = header.frame_bytes() as u64;
+    let fits = header.shard == entry.shard
+        && header.position.index() == entry.id.index
+        && entry.bytes >= bytes;
+    if !fits {
+        return false;
+    }
+    entry.count -= 1;
+    entry.bytes -= bytes;
+    if entry.count == 0 {
+        let (id, offset) = (entry.id, entry.offset);
+        let len = scanned.end + bytes - offset;
+        let item = (entry.shard, Item::Entry { id, offset, len: len as u32 });
+        let whole = entry.bytes == 0;
+        *open = None;
+        scanned.items.push(item);
+        return whole;
+    }
+    true
 }
 
 /// The first valid frame after `end` that was written when everything up to `end` was durable.

@@ -1,17 +1,18 @@
 //! Making sealed files: out of a full segment, or out of sealed files that lie side by side.
 //!
-//! Either way the frames come out by entity, deleted events stay behind, and every frame is checked
-//! before it gets its new checksum.
+//! Either way the frames come out by entity, deleted events and those of shards that were replaced
+//! stay behind, and every frame is checked before it gets its new checksum.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use super::{
-    access::{Access, Missed},
     build::{Builder, ShardMark},
     codec::decode_batch_head,
+    cursor::Cursor,
     files::FileSet,
+    footer::ShardRow,
     frame::{Kind, verify},
-    index::{EntityIndex, Run},
+    index::{Run, ShardIndex},
     layout::{FileHeader, FileKind, create_whole, sealed_name},
     live::Live,
     sealed::Sealed,
@@ -40,12 +41,21 @@ pub(crate) struct Sealing<'a> {
 impl Sealing<'_> {
     /// Seals a segment.
     pub(crate) fn segment(&self, live: &Live) -> Result<Arc<Sealed>, JournalError> {
+        let counts = |shard| !self.set.replaced_after(shard, live.id);
+        let shards = self.set.shards();
         let mut entities: Vec<_> =
             live.with(|index| index.entities.keys().map(|id| (id.hash64(), id.clone())).collect());
+        entities.retain(|(_, id)| counts(id.shard(shards)));
         entities.sort_unstable();
         let marks = live.with(|index| {
-            let mark = |i: &super::index::ShardIndex| ShardMark { last: i.last, epoch: i.epoch };
-            index.shards.iter().map(|(shard, i)| (*shard, mark(i))).collect::<Vec<_>>()
+            let mark = |i: &ShardIndex| ShardMark {
+                last: i.last,
+                epoch: i.epoch,
+                term: i.term,
+                checkpoint: None,
+            };
+            let known = index.shards.iter().filter(|(shard, _)| counts(**shard));
+            known.map(|(shard, i)| (*shard, mark(i))).collect()
         });
         self.build((live.id, live.id, 1), &marks, |builder| {
             let mut buffer = Vec::new();
@@ -76,12 +86,12 @@ impl Sealing<'_> {
         };
         let last_segment = last.header.last;
         let generation = inputs.iter().map(|i| i.header.generation).max().unwrap_or(0) + 1;
-        let marks = merged_marks(inputs);
+        let marks = merged_marks(self.set, inputs);
         self.build((first.header.first, last_segment, generation), &marks, |builder| {
             let mut buffer = Vec::new();
             let mut cursors = Vec::new();
             for input in inputs {
-                cursors.push(Cursor::new(input)?);
+                cursors.push(counting(self.set, input)?);
             }
             while let Some(entity) = least(&cursors) {
                 self.go_on()?;
@@ -92,7 +102,7 @@ impl Sealing<'_> {
                     if let Some(index) = cursor.take(&entity)? {
                         last_seq = last_seq.max(index.last_seq);
                         deleted_to = deleted_to.max(index.deleted_to);
-                        parts.push((cursor.input, index.runs));
+                        parts.push((cursor.sealed().clone(), index.runs));
                     }
                 }
                 for (input, runs) in &parts {
@@ -118,8 +128,8 @@ impl Sealing<'_> {
     fn build(
         &self,
         (first, last, generation): (u64, u64, u32),
-        marks: &[(ShardId, ShardMark)],
-        fill: impl FnOnce(&mut Builder<'_>) -> Result<(), Failure>,
+        marks: &BTreeMap<ShardId, ShardMark>,
+        fill: impl FnOnce(&mut Builder<&dyn DiskFile>) -> Result<(), Failure>,
     ) -> Result<Arc<Sealed>, JournalError> {
         let (salt, log_id) = (self.salt, self.log_id);
         let header = FileHeader { kind: FileKind::Sealed, first, last, generation, salt, log_id };
@@ -204,7 +214,7 @@ fn read_runs(
 
 /// Copies the batches of a run that hold events which are not deleted.
 fn copy(
-    builder: &mut Builder<'_>,
+    builder: &mut Builder<&dyn DiskFile>,
     stretch: &[u8],
     (path, salt): (&Path, u64),
     run: &Run,
@@ -230,55 +240,38 @@ fn copy(
     Ok(())
 }
 
-fn merged_marks(inputs: &[Arc<Sealed>]) -> Vec<(ShardId, ShardMark)> {
+/// What is said of the shards in a file that takes the place of these.
+fn merged_marks(set: &FileSet, inputs: &[Arc<Sealed>]) -> BTreeMap<ShardId, ShardMark> {
+    let last = inputs.last().map_or(0, |input| input.header.last);
     let mut marks: BTreeMap<ShardId, ShardMark> = BTreeMap::new();
     for row in inputs.iter().flat_map(|input| &input.shards) {
+        if set.replaced_after(row.shard, last) {
+            continue;
+        }
         let mark = marks.entry(row.shard).or_default();
+        if row.replaces() {
+            *mark = ShardMark { checkpoint: row.checkpoint.clone(), ..ShardMark::default() };
+        }
         mark.last = mark.last.max(row.last);
         mark.epoch = mark.epoch.max(row.epoch);
+        mark.term = mark.term.max(row.term);
     }
-    marks.into_iter().collect()
+    marks
 }
 
-/// Goes through the entities of a sealed file in order.
-struct Cursor<'a> {
-    input: &'a Sealed,
-    rows: Box<dyn Iterator<Item = Result<(u64, u64), JournalError>> + 'a>,
-    front: Option<(u64, EntityId, EntityIndex)>,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(input: &'a Sealed) -> Result<Self, JournalError> {
-        let mut cursor = Cursor { input, rows: Box::new(input.directory()), front: None };
-        cursor.step()?;
-        Ok(cursor)
+/// In front of the entities of a sealed file whose shard was not replaced by a newer one. Of the
+/// others no frame is read: they may be damaged, that being why they were replaced.
+fn counting(set: &FileSet, sealed: &Arc<Sealed>) -> Result<Cursor, JournalError> {
+    let gone = |row: &&ShardRow| set.replaced_after(row.shard, sealed.header.last);
+    let gone: Vec<u64> = sealed.shards.iter().filter(gone).map(|r| r.shard.0.into()).collect();
+    if !gone.is_empty() && gone.len() == sealed.shards.len() {
+        return Ok(Cursor::at_end(sealed.clone()));
     }
-
-    fn step(&mut self) -> Result<(), JournalError> {
-        self.front = match self.rows.next().transpose()? {
-            Some((hash, offset)) => {
-                let found = self.input.entity_at(offset, Access::Waiting);
-                let (entity, index) = found.map_err(Missed::into_error)?;
-                Some((hash, entity, index))
-            }
-            None => None,
-        };
-        Ok(())
-    }
-
-    /// The entity's index, if it is the one in front; the cursor goes on.
-    fn take(&mut self, entity: &EntityId) -> Result<Option<EntityIndex>, JournalError> {
-        if self.front.as_ref().is_none_or(|(_, front, _)| front != entity) {
-            return Ok(None);
-        }
-        let taken = self.front.take().map(|(_, _, index)| index);
-        self.step()?;
-        Ok(taken)
-    }
+    let shards = u64::from(set.shards().max(1));
+    Cursor::new(sealed.clone(), Box::new(move |hash| !gone.contains(&(hash % shards))))
 }
 
 /// The entity that comes first of those in front.
-fn least(cursors: &[Cursor<'_>]) -> Option<EntityId> {
-    let fronts = cursors.iter().filter_map(|cursor| cursor.front.as_ref());
-    fronts.map(|(hash, entity, _)| (*hash, entity)).min().map(|(_, entity)| entity.clone())
+fn least(cursors: &[Cursor]) -> Option<EntityId> {
+    cursors.iter().filter_map(Cursor::front).min().map(|(_, entity)| entity.clone())
 }

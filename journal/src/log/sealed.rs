@@ -139,7 +139,11 @@ impl Sealed {
     }
 
     /// The first page whose last hash is not below `hash`.
-    fn first_page_reaching(&self, hash: u64, access: Access) -> Result<Option<u64>, Missed> {
+    pub(crate) fn first_page_reaching(
+        &self,
+        hash: u64,
+        access: Access,
+    ) -> Result<Option<u64>, Missed> {
         // The page is at or after `low`, and at or before `high`.
         let (mut low, mut high) = (0, self.trailer.pages);
         let mut guess = ((u128::from(hash) * u128::from(high)) >> 64) as u64;
@@ -167,7 +171,8 @@ impl Sealed {
         Ok((low < self.trailer.pages).then_some(low))
     }
 
-    fn page(&self, page: u64, access: Access) -> Result<Vec<(u64, u64)>, Missed> {
+    /// The rows of a page: hashes, and offsets of `Entity` frames.
+    pub(crate) fn page(&self, page: u64, access: Access) -> Result<Vec<(u64, u64)>, Missed> {
         let offset = self.trailer.directory + page * PAGE_BYTES as u64;
         self.frame(offset, Kind::Directory, access, |payload| {
             let row = |bytes: &[u8]| {
@@ -216,15 +221,5 @@ impl Sealed {
         access: Access,
     ) -> Result<(EntityId, EntityIndex), Missed> {
         self.frame(offset, Kind::Entity, access, decode_entity)
-    }
-
-    /// Every row of the directory in order, read page by page.
-    pub(crate) fn directory(
-        &self,
-    ) -> impl Iterator<Item = Result<(u64, u64), JournalError>> + use<'_> {
-        (0..self.trailer.pages).flat_map(|page| match self.page(page, Access::Waiting) {
-            Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(missed) => vec![Err(missed.into_error())],
-        })
     }
 }

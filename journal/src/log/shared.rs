@@ -1,88 +1,59 @@
-//! What the journal's calls, its writer and its maintenance share.
+//! What the groups, the writer and the maintenance share.
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
+use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
-use super::{files::Files, frame::Kind, heads::ShardHeads, options::LogConfig};
+use super::{
+    entry::{Entry, LogId},
+    files::Files,
+    group_state::{Group, Obstacle, Replica},
+    live::Live,
+    options::LogConfig,
+};
 use crate::{
     disk::DiskLock,
     env::Env,
     error::JournalError,
-    id::{EntityId, Position, Seq, ShardId, Term},
-    port::{AppendDone, Appended},
+    id::{ShardId, Term},
 };
 
-/// Who hears what became of a write.
-pub(crate) enum Done {
-    Append(AppendDone),
-    Other(oneshot::Sender<Result<(), JournalError>>),
-}
-
-impl Done {
-    /// Says how it ended.
-    pub(crate) fn tell(self, result: Result<Appended, JournalError>) {
-        match self {
-            Done::Append(done) => done(result),
-            // Nobody waits any more: the write stands all the same.
-            Done::Other(done) => drop(done.send(result.map(drop))),
-        }
-    }
-}
-
-/// A write that is accepted and waits for the writer.
-pub(crate) struct Pending {
-    pub kind: Kind,
-    pub shard: ShardId,
-    pub term: Term,
-    /// Whose events, and the first and last of them; for a deletion up to which. `None` for a
-    /// claim.
-    pub what: Option<(EntityId, Seq, Seq)>,
-    /// How many positions it takes.
-    pub records: u32,
-    /// The shard's ticket.
-    pub ticket: u64,
-    /// What it counts for in the queue's limit.
-    pub queued_bytes: usize,
-    /// The frame, its header still to be stamped.
-    pub frame: Vec<u8>,
-    pub done: Done,
-}
+/// Hears that a write is durable, or why not. Called on the writer: it must be quick.
+pub(crate) type Flushed = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
 /// What the writer is asked for.
 pub(crate) enum Task {
-    Write(Pending),
+    Append {
+        shard: ShardId,
+        entries: Vec<Entry>,
+        /// What they count for in the queue's limit.
+        bytes: usize,
+        done: Flushed,
+    },
+    Vote {
+        shard: ShardId,
+        vote: Bytes,
+        done: Flushed,
+    },
+    /// Write the marks that are due.
+    Mark(Flushed),
     /// Go on with a new segment.
     Roll(oneshot::Sender<Result<(), JournalError>>),
     /// Close in good order.
     Close,
+    /// Write nothing more.
+    Stop,
 }
 
 /// The data directory's lock: held until the last part of the log is gone.
 pub(crate) type SharedLock = Arc<dyn DiskLock>;
-
-/// One shard: what its writers see, and who waits for its records.
-pub(crate) struct Shard {
-    pub heads: Mutex<ShardHeads>,
-    /// The shard's submissions that are committed.
-    pub completed: AtomicU64,
-    /// Woken when records of the shard are committed, and when the journal stops.
-    pub committed: Notify,
-}
-
-impl Shard {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, ShardHeads> {
-        // A panic between two changes that belong together is not possible: the guarded code calls
-        // nothing of the user's.
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Whether writes are taken.
 #[derive(Debug, Clone)]
@@ -98,18 +69,46 @@ pub(crate) struct Shared {
     pub env: Env,
     pub log_id: u64,
     pub files: Arc<Files>,
-    pub shards: Vec<Shard>,
-    /// Changed with all shards locked, so whoever holds a shard's lock sees it stand still.
+    pub groups: Vec<Arc<Group>>,
     state: Mutex<State>,
     /// Fast answer to "is it not open?".
     stopped: AtomicBool,
+    /// Bytes of entries that are not written yet.
     pub queued_bytes: AtomicUsize,
+    /// Bytes of entries in memory.
+    pub recent_bytes: AtomicUsize,
+    pub room: Room,
     /// Wakes the maintenance worker.
     pub work: Notify,
     /// Woken when a segment was sealed, or could not be.
     pub sealed_one: Notify,
-    /// Sealing fails: appends must not wait for it.
+    /// Woken when the log stops.
+    pub ended: Notify,
+    /// Sealing fails, or must wait for others: appends must not wait for it.
     pub sealing_stuck: AtomicBool,
+}
+
+/// What room the log knows of.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Bytes left in the segment that is written.
+    pub active: AtomicU64,
+    /// Bytes of the spare.
+    pub spare: AtomicU64,
+    /// Why the newest attempt to make a segment failed.
+    lack: Mutex<Option<JournalError>>,
+}
+
+impl Room {
+    /// Why no segment could be made, if so.
+    pub(crate) fn lack(&self) -> Option<JournalError> {
+        self.lack.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how the newest attempt to make a segment ended.
+    pub(crate) fn note(&self, lack: Option<JournalError>) {
+        *self.lack.lock().unwrap_or_else(PoisonError::into_inner) = lack;
+    }
 }
 
 impl Shared {
@@ -118,31 +117,51 @@ impl Shared {
         env: Env,
         log_id: u64,
         files: Arc<Files>,
-        epochs: &[Term],
+        groups: Vec<Arc<Group>>,
     ) -> Self {
-        let capacity = (config.cached_heads / epochs.len().max(1) / 2).max(16);
-        let shard = |(i, epoch): (usize, &Term)| Shard {
-            heads: Mutex::new(ShardHeads::new(ShardId(i as u16), *epoch, capacity)),
-            completed: AtomicU64::new(0),
-            committed: Notify::new(),
-        };
         Self {
-            shards: epochs.iter().enumerate().map(shard).collect(),
             config,
             env,
             log_id,
             files,
+            groups,
             state: Mutex::new(State::Open),
             stopped: AtomicBool::new(false),
             queued_bytes: AtomicUsize::new(0),
+            recent_bytes: AtomicUsize::new(0),
+            room: Room::default(),
             work: Notify::new(),
             sealed_one: Notify::new(),
+            ended: Notify::new(),
             sealing_stuck: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn dir(&self) -> &PathBuf {
         &self.config.dir
+    }
+
+    pub(crate) fn group(&self, shard: ShardId) -> &Arc<Group> {
+        &self.groups[usize::from(shard.0)]
+    }
+
+    /// Room in a segment that entries leave to votes and marks while no next one is at hand.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.config.segment_bytes / 8
+    }
+
+    /// Whether entries of so many bytes may be proposed, or accepted from a leader.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<(), JournalError> {
+        self.check_open()?;
+        let queued_bytes = self.queued_bytes.load(Ordering::Relaxed);
+        if queued_bytes > self.config.queue_bytes {
+            return Err(JournalError::Busy { queued_bytes });
+        }
+        let Some(lack) = self.room.lack() else { return Ok(()) };
+        let known =
+            self.room.active.load(Ordering::Acquire) + self.room.spare.load(Ordering::Acquire);
+        let needed = queued_bytes as u64 + bytes as u64 + self.reserve();
+        if needed <= known { Ok(()) } else { Err(lack) }
     }
 
     /// An error where writes are not taken.
@@ -177,19 +196,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether nothing will be committed any more.
+    /// Whether nothing will be written any more.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Runs `change` while no write is being submitted, and so that no write that is submitted
-    /// later misses it.
-    pub(crate) fn alone<T>(
-        &self,
-        change: impl FnOnce(&mut [MutexGuard<'_, ShardHeads>]) -> T,
-    ) -> T {
-        let mut guards: Vec<_> = self.shards.iter().map(Shard::lock).collect();
-        change(&mut guards)
     }
 
     /// Stops taking writes: for good, and the first reason stays.
@@ -203,17 +212,79 @@ impl Shared {
 
     /// Lets everybody who waits for something look again.
     pub(crate) fn wake_all(&self) {
-        for shard in &self.shards {
-            shard.committed.notify_waiters();
+        for group in &self.groups {
+            group.durable.notify_waiters();
+            group.applied.notify_waiters();
         }
+        self.ended.notify_waiters();
         self.work.notify_one();
         self.sealed_one.notify_one();
     }
-}
 
-/// Where a write ended up.
-pub(crate) fn appended(pending: &Pending, position: Position) -> Appended {
-    let last_seq = pending.what.as_ref().map_or(Seq::ZERO, |(_, _, last)| *last);
-    let last = position.to_u64() + u64::from(pending.records.max(1)) - 1;
-    Appended { last_seq, position: Position::from_u64(last) }
+    /// What stands in the way of sealing a segment, group by group.
+    pub(crate) fn obstacles(&self, live: &Live) -> Vec<(ShardId, Obstacle)> {
+        let of =
+            |group: &Arc<Group>| Some((group.shard, group.replica().stands_in_the_way(live.id)?));
+        self.groups.iter().filter_map(of).collect()
+    }
+
+    /// Whether a full segment waits that could be sealed right now.
+    pub(crate) fn sealing_is_due(&self) -> bool {
+        let set = self.files.now();
+        let full = set.live.len().saturating_sub(1);
+        full > self.config.unsealed_segments
+            && set.live[..full].iter().any(|live| self.obstacles(live).is_empty())
+    }
+
+    /// Changes a group's replica, and keeps the entries in memory within their bound: all groups
+    /// together within `recent_bytes`, where the group at hand gives of its own down to its share.
+    pub(crate) fn change<T>(&self, group: &Group, change: impl FnOnce(&mut Replica) -> T) -> T {
+        let mut replica = group.replica();
+        let before = replica.entries.recent_bytes();
+        let result = change(&mut replica);
+        let share = self.config.recent_bytes / self.groups.len().max(1);
+        let others = self.recent_bytes.load(Ordering::Relaxed).saturating_sub(before);
+        if let Some(applied) = replica.applied {
+            while replica.entries.recent_bytes() > share
+                && others + replica.entries.recent_bytes() > self.config.recent_bytes
+                && replica.entries.evict(applied.index)
+            {}
+        }
+        let after = replica.entries.recent_bytes();
+        if after >= before {
+            self.recent_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.recent_bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// A checkpoint took the place of everything that the group had up to `at`; with `keep_later`,
+    /// the entries after it stay. To be called when the file that holds it is durable and among the
+    /// files, before the next segment begins: that one carries over what is noted here.
+    #[allow(dead_code)]
+    pub(crate) fn installed(
+        &self,
+        group: &Group,
+        at: LogId,
+        epoch: Term,
+        membership: Option<(LogId, Bytes)>,
+        keep_later: bool,
+    ) {
+        let mut machine = group.machine();
+        machine.restart(epoch);
+        self.change(group, |replica| {
+            if !keep_later {
+                replica.entries.truncate_after(Some(at));
+            }
+            replica.entries.purge(at);
+            replica.applied = Some(at);
+            replica.epoch = epoch;
+            replica.amended.clear();
+            replica.membership = membership;
+        });
+        drop(machine);
+        group.durable.notify_waiters();
+        group.was_applied();
+    }
 }

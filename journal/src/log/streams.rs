@@ -42,16 +42,16 @@ pub(crate) async fn next_piece(env: Env, replay: Option<Replay>) -> Piece<Replay
 pub(crate) async fn follow(shared: Arc<Shared>, shard: ShardId, tail: Option<Tail>) -> Piece<Tail> {
     let mut tail = tail?;
     loop {
-        let committed = shared.shards[usize::from(shard.0)].committed.notified();
-        tokio::pin!(committed);
-        committed.as_mut().enable();
+        let applied = shared.group(shard).applied.notified();
+        tokio::pin!(applied);
+        applied.as_mut().enable();
         let stopped = shared.is_stopped();
         let (read, back) = shared.env.offload(move || (tail.next(), tail)).await?;
         tail = back;
         match read {
             Ok(records) if !records.is_empty() => return Some((Ok(records), Some(tail))),
             Ok(_) if stopped => return None,
-            Ok(_) => committed.await,
+            Ok(_) => applied.await,
             Err(error) => return Some((Err(error), None)),
         }
     }

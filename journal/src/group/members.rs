@@ -1,0 +1,202 @@
+//! Who belongs to a group, and who leads it: making a group, changing its members, handing it over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use openraft::{
+    ChangeMembers, EmptyNode,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, InitializeError, RaftError},
+};
+use tokio::time::Instant;
+
+use super::{
+    replica::Replica,
+    types::{decode_vote, encode_membership, encode_vote},
+};
+use crate::{
+    error::JournalError,
+    id::ShardId,
+    log::{
+        entry::{Body, Entry, LogId},
+        node_log::NodeLog,
+    },
+    transport::Member,
+};
+
+/// How long new members may take to catch up while nothing of it moves.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long another replica may take to take over.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+/// A member this many entries behind has caught up.
+const CLOSE: u64 = 64;
+
+/// Who shall belong to a group.
+pub(crate) struct Change {
+    pub(crate) voters: BTreeSet<Member>,
+    pub(crate) learners: BTreeSet<Member>,
+}
+
+fn ids(members: &BTreeSet<Member>) -> BTreeSet<u64> {
+    members.iter().map(|member| member.to_u64()).collect()
+}
+
+fn refused(shard: ShardId, reason: impl ToString) -> JournalError {
+    JournalError::Membership { shard, reason: reason.to_string() }
+}
+
+/// Makes a new group.
+pub(crate) async fn initialize(
+    replica: &Replica,
+    voters: BTreeSet<Member>,
+) -> Result<(), JournalError> {
+    match replica.raft.initialize(ids(&voters)).await {
+        Ok(()) => Ok(()),
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+            Err(refused(replica.shard, "the group was made already"))
+        }
+        Err(error) => Err(refused(replica.shard, error)),
+    }
+}
+
+/// Changes who belongs to a group.
+pub(crate) async fn change(replica: &Replica, change: Change) -> Result<(), JournalError> {
+    let shard = replica.shard;
+    let status = replica.status();
+    let known: BTreeSet<Member> = status.voters.union(&status.learners).copied().collect();
+    let wanted: BTreeSet<Member> = change.voters.union(&change.learners).copied().collect();
+    if change.voters.is_empty() {
+        return Err(refused(shard, "a group needs a voter"));
+    }
+    let new: BTreeMap<u64, EmptyNode> =
+        wanted.difference(&known).map(|m| (m.to_u64(), EmptyNode {})).collect();
+    if !new.is_empty() {
+        apply(replica, ChangeMembers::AddNodes(new), true).await?;
+    }
+    let joining: BTreeSet<Member> = change.voters.difference(&status.voters).copied().collect();
+    caught_up(replica, &joining).await?;
+    if replica.status().voters != change.voters {
+        apply(replica, ChangeMembers::ReplaceAllVoters(ids(&change.voters)), true).await?;
+    }
+    let left = replica.status().learners;
+    let gone: BTreeSet<u64> = left.difference(&change.learners).map(|m| m.to_u64()).collect();
+    if !gone.is_empty() {
+        apply(replica, ChangeMembers::RemoveNodes(gone), false).await?;
+    }
+    Ok(())
+}
+
+async fn apply(
+    replica: &Replica,
+    change: ChangeMembers<u64, EmptyNode>,
+    retain: bool,
+) -> Result<(), JournalError> {
+    let shard = replica.shard;
+    match replica.raft.change_membership(change, retain).await {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+            let leader = to.leader_id.map(Member::from_u64);
+            Err(JournalError::NotLeader { shard, leader })
+        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+            Err(refused(shard, error))
+        }
+        Err(error) => Err(JournalError::OutcomeUnknown { shard, reason: error.to_string() }),
+    }
+}
+
+/// Waits until the members have nearly all of the log.
+async fn caught_up(replica: &Replica, joining: &BTreeSet<Member>) -> Result<(), JournalError> {
+    let mut until = Instant::now() + CATCH_UP_PATIENCE;
+    let mut best = 0;
+    let mut metrics = replica.raft.metrics();
+    loop {
+        let status = replica.status();
+        if status.role != super::Role::Leader {
+            return Err(JournalError::NotLeader { shard: replica.shard, leader: status.leader });
+        }
+        let last = status.last_index.unwrap_or(0);
+        let at = |m: &Member| status.replicated.get(m).copied().flatten().unwrap_or(0);
+        let others = joining.iter().filter(|member| **member != replica.me());
+        let behind = others.map(|member| last.saturating_sub(at(member))).max().unwrap_or(0);
+        if behind <= CLOSE.min(last) || (last < CLOSE && behind == 0) {
+            return Ok(());
+        }
+        let sum = joining.iter().map(at).sum::<u64>();
+        if sum > best {
+            best = sum;
+            until = Instant::now() + CATCH_UP_PATIENCE;
+        }
+        match tokio::time::timeout_at(until, metrics.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(JournalError::Closed),
+            Err(_) => return Err(refused(replica.shard, "a new member does not catch up")),
+        }
+    }
+}
+
+/// Hands leadership over.
+pub(crate) async fn transfer(replica: &Replica, to: Member) -> Result<(), JournalError> {
+    let shard = replica.shard;
+    let status = replica.status();
+    if status.leader == Some(to) {
+        return Ok(());
+    }
+    if status.role != super::Role::Leader {
+        return Err(JournalError::NotLeader { shard, leader: status.leader });
+    }
+    if !status.voters.contains(&to) {
+        return Err(refused(shard, format!("{to} does not vote in it")));
+    }
+    let mut metrics = replica.raft.metrics();
+    let until = Instant::now() + TRANSFER_PATIENCE;
+    // An error means that the engine has stopped; the wait below tells.
+    let _ = replica.raft.trigger().transfer_leader(to.to_u64()).await;
+    loop {
+        if metrics.borrow_watched().current_leader == Some(to.to_u64()) {
+            return Ok(());
+        }
+        match tokio::time::timeout_at(until, metrics.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(JournalError::Closed),
+            Err(_) => return Err(refused(shard, format!("{to} did not take over"))),
+        }
+    }
+}
+
+/// See [`LogJournal::force_single_voter`](super::LogJournal::force_single_voter): appends a
+/// membership of its own making to every group's log, under a term that nobody has seen.
+pub(crate) async fn force_single_voter(
+    log: &std::sync::Arc<NodeLog>,
+    me: Member,
+) -> Result<Vec<ShardId>, JournalError> {
+    let mut forced = Vec::new();
+    for n in 0..log.shards() {
+        let group = log.group(ShardId(n));
+        let state = group.state();
+        let Some(last) = state.last.or(state.purged) else { continue };
+        let promised = state.vote.as_deref().and_then(decode_vote);
+        let term = promised.map_or(0, |vote| vote.leader_id.term).max(last.term) + 1;
+        let vote = super::types::RaftVote::new(term, me.to_u64());
+        let members = openraft::Membership::<u64, EmptyNode>::new(
+            vec![BTreeSet::from([me.to_u64()])],
+            BTreeMap::from([(me.to_u64(), EmptyNode {})]),
+        )
+        .map_err(|error| refused(ShardId(n), error))?;
+        let entry = Entry {
+            id: LogId { term, index: last.index + 1 },
+            body: Body::Membership(encode_membership(&members)),
+        };
+        let (vote_done, vote_saved) = tokio::sync::oneshot::channel();
+        group.save_vote(encode_vote(&vote), Box::new(move |r| drop(vote_done.send(r))));
+        let (done, appended) = tokio::sync::oneshot::channel();
+        group.append(vec![entry], Box::new(move |r| drop(done.send(r))));
+        for written in [vote_saved, appended] {
+            written.await.unwrap_or(Err(JournalError::Closed))?;
+        }
+        forced.push(ShardId(n));
+    }
+    Ok(forced)
+}

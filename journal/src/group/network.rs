@@ -1,0 +1,296 @@
+//! openraft's network: what a leader sends to one other replica.
+
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use openraft::{
+    EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, RPCOption},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    checkpoint::{self, Content},
+    peers::{AppendStream, Peers, StreamEvent},
+    types::{Group, RaftLogId, RaftVote},
+    wire::{Answer, Call},
+};
+use crate::{
+    id::ShardId,
+    transport::{Class, Member},
+};
+
+/// Requests under way on one stream. More hide the time of an fsync at 16 to 64 writers; beyond
+/// this nothing is gained.
+const PIPELINE: usize = 8;
+
+type Failure = RPCError<Group>;
+
+/// Makes the links of a group's replica.
+pub(crate) struct Network {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) shard: ShardId,
+    /// No answer for so long means that the other is not there.
+    pub(crate) patience: Duration,
+}
+
+impl RaftNetworkFactory<Group> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Link {
+        Link {
+            peers: self.peers.clone(),
+            shard: self.shard,
+            patience: self.patience,
+            to: Member::from_u64(target),
+        }
+    }
+}
+
+/// To one other replica of a group.
+pub(crate) struct Link {
+    peers: Arc<Peers>,
+    shard: ShardId,
+    patience: Duration,
+    to: Member,
+}
+
+fn unreachable(error: impl ToString) -> Failure {
+    RPCError::Unreachable(Unreachable::from_string(error))
+}
+
+impl Link {
+    async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
+        let asked = self.peers.call(self.to, self.shard, Class::Control, call, self.patience).await;
+        match asked.map_err(unreachable)? {
+            Answer::Refused(why) => Err(unreachable(why)),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn ask_for_vote(&self, call: &Call) -> Result<VoteResponse<Group>, Failure> {
+        match self.ask(call).await? {
+            Answer::Vote(response) => Ok(response),
+            _ => Err(unreachable("an answer to something else")),
+        }
+    }
+}
+
+impl RaftNetworkV2<Group> for Link {
+    type SnapshotData = Content;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Group>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<Group>, Failure> {
+        let (mut stream, mut events) = self.peers.open_stream(self.to, self.shard);
+        stream.send(&request, Class::Control).map_err(unreachable)?;
+        match tokio::time::timeout(self.patience, events.recv()).await {
+            Ok(Some(StreamEvent::Appended(_, Some(result)))) => Ok(match result {
+                Ok(_) => AppendEntriesResponse::Success,
+                Err(openraft::raft::StreamAppendError::Conflict(_)) => {
+                    AppendEntriesResponse::Conflict
+                }
+                Err(openraft::raft::StreamAppendError::HigherVote(vote)) => {
+                    AppendEntriesResponse::HigherVote(vote)
+                }
+            }),
+            Ok(Some(StreamEvent::Appended(_, None))) => Err(unreachable("the follower is busy")),
+            Ok(_) => Err(unreachable("the link was lost")),
+            Err(_) => Err(unreachable("no answer in time")),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Group>, Failure>>, Failure>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Group>> + OptionalSend + Unpin + 'static,
+    {
+        let (stream, events) = self.peers.open_stream(self.to, self.shard);
+        let pipeline = Pipeline {
+            input: Some(input),
+            stream,
+            events,
+            under_way: VecDeque::new(),
+            ready: VecDeque::new(),
+            patience: self.patience,
+            ended: false,
+        };
+        let answers = futures_util::stream::unfold(pipeline, |mut pipeline| async move {
+            pipeline.next().await.map(|result| (result, pipeline))
+        });
+        async move { Ok(answers.boxed()) }.boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Group>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<Group>, Failure> {
+        self.ask_for_vote(&Call::Vote(request)).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Group>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<Group>, Failure> {
+        self.ask_for_vote(&Call::PreVote(request)).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: RaftVote,
+        snapshot: openraft::alias::SnapshotOf<Group, Content>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<Group>, StreamingError<Group>> {
+        let sending = checkpoint::send(&self.peers, self.to, self.shard, vote, snapshot);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => sent
+                .map(SnapshotResponse::new)
+                .map_err(|error| StreamingError::Unreachable(Unreachable::from_string(error))),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Group>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<Group>, Failure> {
+        let call = Call::Transfer {
+            from: *request.from_leader(),
+            to: *request.to_node_id(),
+            last: request.last_log_id().copied(),
+        };
+        self.ask(&call).await.map(|_| Ok(()))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        // A peer that is back must be served within an election timeout.
+        let delays = [10, 20, 40, 80].into_iter().chain(std::iter::repeat(100));
+        Some(Backoff::new(delays.map(Duration::from_millis)))
+    }
+}
+
+/// A request under way: its number in the stream, and when it was sent.
+struct UnderWay {
+    seq: u64,
+    since: Instant,
+}
+
+/// Requests going out and answers coming in, in the same order.
+struct Pipeline<S> {
+    /// `None` when the engine has nothing more for this session.
+    input: Option<S>,
+    stream: AppendStream,
+    events: mpsc::UnboundedReceiver<StreamEvent>,
+    under_way: VecDeque<UnderWay>,
+    /// Answers that came before those to earlier requests.
+    ready: VecDeque<(u64, super::wire::AppendResult)>,
+    patience: Duration,
+    ended: bool,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
+    /// The next answer. `None` when every request that the engine had is answered: that is no
+    /// failure.
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<Group>, Failure>> {
+        while !self.ended {
+            if let Some(answer) = self.take_ready() {
+                return Some(answer);
+            }
+            if self.input.is_none() && self.under_way.is_empty() {
+                return None;
+            }
+            let deadline = self.under_way.front().map(|first| first.since + self.patience);
+            let room = self.under_way.len() < PIPELINE;
+            let event = tokio::select! {
+                biased;
+                event = self.events.recv() => Step::Event(event),
+                request = next_of(&mut self.input), if room => Step::Request(request),
+                () = sleep_until(deadline) => Step::Timeout,
+            };
+            if let Err(failure) = self.step(event) {
+                self.ended = true;
+                return Some(Err(failure));
+            }
+        }
+        None
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), Failure> {
+        match step {
+            Step::Event(Some(StreamEvent::Appended(seq, result))) => {
+                self.ready.push_back((seq, result));
+                Ok(())
+            }
+            Step::Event(_) => Err(unreachable("the link was lost")),
+            Step::Timeout => Err(unreachable("no answer in time")),
+            Step::Request(None) => {
+                self.input = None;
+                Ok(())
+            }
+            Step::Request(Some(request)) => {
+                let seq = self.stream.send(&request, Class::Data).map_err(unreachable)?;
+                self.under_way.push_back(UnderWay { seq, since: Instant::now() });
+                Ok(())
+            }
+        }
+    }
+
+    /// The answer to the oldest request, if it is here.
+    fn take_ready(&mut self) -> Option<Result<StreamAppendResult<Group>, Failure>> {
+        let oldest = self.under_way.front()?.seq;
+        let at = self.ready.iter().position(|(seq, _)| *seq == oldest)?;
+        self.under_way.pop_front();
+        let (_, result) = self.ready.remove(at)?;
+        let answer = result.ok_or_else(|| unreachable("the follower is busy"));
+        // After a conflict or a higher vote nothing that follows can be right.
+        self.ended = !matches!(answer, Ok(Ok(_)));
+        Some(answer)
+    }
+}
+
+enum Step {
+    Event(Option<StreamEvent>),
+    Request(Option<AppendEntriesRequest<Group>>),
+    Timeout,
+}
+
+async fn next_of<S>(input: &mut Option<S>) -> Option<AppendEntriesRequest<Group>>
+where
+    S: Stream<Item = AppendEntriesRequest<Group>> + Unpin,
+{
+    match input {
+        Some(input) => input.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a leader's stream result is, out of openraft's response.
+pub(crate) fn stream_result(
+    response: AppendEntriesResponse<Group>,
+    prev: Option<RaftLogId>,
+    last: Option<RaftLogId>,
+) -> StreamAppendResult<Group> {
+    response.into_stream_result(prev, last)
+}

@@ -1,0 +1,342 @@
+//! One replica of a group: an actor that owns the engine and the tasks around it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use openraft::{
+    Instant as _, ReadPolicy, ServerState,
+    async_runtime::watch::WatchReceiver,
+    raft::linearizable_read::{Linearizer, ReadLogId},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
+
+use super::{
+    checkpoint::Receiving,
+    hub::Hub,
+    inbound,
+    machine::Machine,
+    network::Network,
+    peers::Peers,
+    propose::{Gate, Proposals},
+    status::{GroupStatus, Role, Timing},
+    store::Store,
+    types::{Group, Raft, from_log_id, members, raft_config},
+    wire::{Answer, Call},
+};
+use crate::{
+    error::JournalError,
+    id::{Position, ShardId, Term},
+    log::group_log::GroupLog,
+    port::Ownership,
+    transport::{Class, Member},
+};
+
+/// A replica's parts.
+pub(crate) struct Replica {
+    pub(crate) shard: ShardId,
+    pub(crate) raft: Raft,
+    pub(crate) log: GroupLog,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) proposals: Arc<Proposals>,
+    pub(crate) timing: Timing,
+    /// A checkpoint that is being received.
+    pub(crate) receiving: Receiving,
+    hub: Arc<Hub>,
+}
+
+/// What a replica is made from.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) log: GroupLog,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) proposals: Arc<Proposals>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) timing: Timing,
+}
+
+impl Replica {
+    async fn new(parts: Parts) -> Result<Arc<Self>, ActorProcessingErr> {
+        let Parts { log, peers, proposals, hub, timing } = parts;
+        let shard = log.shard();
+        let patience = Duration::from_millis(timing.election_max_ms * 2);
+        let network = Network { peers: peers.clone(), shard, patience };
+        let raft = Raft::new(
+            peers.me().to_u64(),
+            raft_config(timing)?,
+            network,
+            Store::new(log.clone(), proposals.clone()),
+            Machine::new(log.clone()),
+        )
+        .await?;
+        let receiving = Receiving::default();
+        Ok(Arc::new(Self { shard, raft, log, peers, proposals, timing, receiving, hub }))
+    }
+
+    pub(crate) fn me(&self) -> Member {
+        self.peers.me()
+    }
+
+    /// How the group is, as this replica sees it.
+    pub(crate) fn status(&self) -> GroupStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters = members(membership.voter_ids());
+        let mut status = GroupStatus::outside(self.shard);
+        status.role = match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Candidate => Role::Candidate,
+            _ if voters.contains(&self.me()) => Role::Follower,
+            ServerState::Learner if membership.get_node(&metrics.id).is_some() => Role::Learner,
+            _ => Role::Outside,
+        };
+        status.leader = metrics.current_leader.map(Member::from_u64);
+        status.term = Term(metrics.current_term);
+        status.voters = voters;
+        status.learners = members(membership.learner_ids());
+        status.last_index = metrics.last_log_index;
+        status.applied_index = metrics.last_applied.map(|id| id.index);
+        status.applied = position_of(status.applied_index);
+        let replication = metrics.replication.iter().flatten();
+        let matched = |(id, at): (&u64, &Option<_>)| {
+            let at: &Option<super::types::RaftLogId> = at;
+            (Member::from_u64(*id), at.as_ref().map(|id| id.index))
+        };
+        status.replicated = replication.map(matched).collect::<BTreeMap<_, _>>();
+        status.replicated.remove(&self.me());
+        status.problem = metrics.running_state.as_ref().err().map(ToString::to_string);
+        status
+    }
+
+    /// Whether this replica leads, has applied everything that was before it, and heard of a quorum
+    /// within its lease; and who leads else.
+    fn ownership(&self) -> Ownership {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let me = self.me();
+        if metrics.running_state.is_err() {
+            return Ownership::Other { leader: None };
+        }
+        if metrics.state != ServerState::Leader {
+            let leader = metrics.current_leader.map(Member::from_u64).filter(|l| *l != me);
+            return Ownership::Other { leader };
+        }
+        let caught_up =
+            metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
+        let lease = Duration::from_millis(self.timing.election_max_ms);
+        let alone = metrics.membership_config.voter_ids().count() <= 1;
+        let heard =
+            alone || metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < lease);
+        if caught_up && heard {
+            Ownership::Mine { term: Term(metrics.current_term) }
+        } else {
+            Ownership::Other { leader: None }
+        }
+    }
+
+    /// Follows the engine: opens and closes the gate for writes, and tells who owns the shard.
+    async fn watch(self: Arc<Self>) {
+        let mut changes = self.raft.server_metrics();
+        let tick = Duration::from_millis(self.timing.heartbeat_ms);
+        loop {
+            let ownership = self.ownership();
+            self.proposals.set_gate(match ownership {
+                Ownership::Mine { .. } => Gate::Open,
+                Ownership::Other { leader } => Gate::Closed { leader },
+            });
+            self.hub.owned(self.shard, ownership);
+            let leading = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
+            let waiting_to_serve = leading && !matches!(ownership, Ownership::Mine { .. });
+            if self.proposals.wants_all() {
+                self.tell_all();
+            }
+            let delay = if waiting_to_serve { tick / 25 } else { tick };
+            let changed = tokio::select! {
+                biased;
+                changed = changes.changed() => changed.is_ok(),
+                () = tokio::time::sleep(delay) => true,
+            };
+            if !changed || self.raft.metrics().borrow_watched().running_state.is_err() {
+                return;
+            }
+            self.hub.changed(self.shard, &self.status());
+        }
+    }
+
+    /// Answers those who wait for all voters.
+    fn tell_all(&self) {
+        let status = self.status();
+        let others = status.voters.iter().filter(|voter| **voter != self.me());
+        let matched = others.map(|voter| status.replicated.get(voter).copied().flatten());
+        // Nobody else: the leader's own disk is all.
+        match matched.min() {
+            None => self.proposals.on_all(u64::MAX),
+            Some(Some(index)) => self.proposals.on_all(index),
+            Some(None) => {}
+        }
+    }
+
+    /// See [`Journal::barrier`](crate::Journal::barrier).
+    pub(crate) async fn barrier(&self) -> Result<Position, JournalError> {
+        let status = self.raft.server_metrics().borrow_watched().state;
+        let read = if status == ServerState::Leader {
+            self.leader_barrier().await?
+        } else {
+            let leader = self.raft.current_leader().await.map(Member::from_u64);
+            let leader = leader
+                .filter(|leader| *leader != self.me())
+                .ok_or_else(|| self.unavailable("no leader is known"))?;
+            let patience = Duration::from_millis(self.timing.election_max_ms);
+            let call = Call::ReadIndex;
+            match self.peers.call(leader, self.shard, Class::Control, &call, patience).await {
+                Ok(Answer::ReadIndex(Some(at))) => {
+                    Linearizer::new(self.me().to_u64(), ReadLogId::from_log_id(at), None)
+                }
+                Ok(Answer::Refused(why)) => return Err(self.unavailable(&why)),
+                Ok(_) => return Err(self.unavailable("an answer to something else")),
+                Err(error) => return Err(self.unavailable(&error.to_string())),
+            }
+        };
+        let patience = Duration::from_secs(5);
+        match read.try_await_ready(&self.raft, Some(patience)).await {
+            Ok(Ok(ready)) => Ok(position_of(ready.applied().map(|id| id.index))),
+            Ok(Err(_)) => Err(self.unavailable("this replica lags behind")),
+            Err(fatal) => Err(self.unavailable(&fatal.to_string())),
+        }
+    }
+
+    async fn leader_barrier(&self) -> Result<Linearizer<Group>, JournalError> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::StaleLeaderRead) {
+            let applied = self.log.state().applied.unwrap_or_default();
+            let at = ReadLogId::from_log_id(super::types::to_log_id(applied));
+            return Ok(Linearizer::new(
+                self.me().to_u64(),
+                at,
+                Some(super::types::to_log_id(applied)),
+            ));
+        }
+        // The lease costs nothing; asking a quorum costs a round trip.
+        if let Ok(read) = self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await {
+            return Ok(read);
+        }
+        let patience = Duration::from_millis(self.timing.election_max_ms * 2);
+        let asked =
+            tokio::time::timeout(patience, self.raft.get_read_linearizer(ReadPolicy::ReadIndex));
+        match asked.await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => Err(self.unavailable(&error.to_string())),
+            Err(_) => Err(self.unavailable("no quorum answers")),
+        }
+    }
+
+    fn unavailable(&self, reason: &str) -> JournalError {
+        JournalError::Unavailable { shard: self.shard, reason: reason.to_owned() }
+    }
+
+    /// Lets the engine forget entries up to this one, as far as nobody needs them.
+    pub(crate) async fn purge(&self, upto: u64) {
+        let covered = |replica: &Self| {
+            let metrics = replica.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.snapshot.is_some_and(|at| at.index >= upto)
+        };
+        if !covered(self) && self.raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        let mut metrics = self.raft.metrics();
+        let until = Instant::now() + Duration::from_secs(1);
+        while !covered(self) {
+            match tokio::time::timeout_at(until, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                _ => break,
+            }
+        }
+        // An error means that the engine has stopped: there is nothing to purge.
+        let _ = self.raft.trigger().purge_log(upto).await;
+    }
+}
+
+/// The last position that an entry with this index can have.
+fn position_of(index: Option<u64>) -> Position {
+    index.map_or(Position::ZERO, |index| Position::new(index, u16::MAX))
+}
+
+/// What a replica's actor is told.
+pub(crate) enum ReplicaMessage {
+    /// The engine has stopped.
+    Stopped,
+}
+
+// Local only: never sent to another node.
+impl ractor::Message for ReplicaMessage {}
+
+/// The actor: it fails when the engine does, and its supervisor starts it anew.
+pub(crate) struct ReplicaActor;
+
+/// What ends with the actor.
+pub(crate) struct Running {
+    replica: Arc<Replica>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.replica.proposals.set_gate(Gate::Closed { leader: None });
+        self.replica.hub.stopped(self.replica.shard);
+    }
+}
+
+impl Actor for ReplicaActor {
+    type Msg = ReplicaMessage;
+    type State = Running;
+    type Arguments = Parts;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ReplicaMessage>,
+        parts: Parts,
+    ) -> Result<Running, ActorProcessingErr> {
+        let replica = Replica::new(parts).await?;
+        let (inbox, requests) = mpsc::unbounded_channel();
+        replica.peers.serve(replica.shard, inbox);
+        let watching = replica.clone();
+        let watch = tokio::spawn(async move {
+            watching.watch().await;
+            // The actor may be gone already.
+            let _ = myself.cast(ReplicaMessage::Stopped);
+        });
+        let tasks = vec![
+            watch.abort_handle(),
+            tokio::spawn(inbound::serve(replica.clone(), requests)).abort_handle(),
+            tokio::spawn(replica.proposals.clone().run(replica.raft.clone())).abort_handle(),
+        ];
+        replica.hub.started(replica.shard, replica.clone());
+        Ok(Running { replica, tasks })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<ReplicaMessage>,
+        ReplicaMessage::Stopped: ReplicaMessage,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
+        let metrics = running.replica.raft.metrics();
+        let state = metrics.borrow_watched().running_state.clone();
+        Err(match state {
+            Err(error) => error.into(),
+            Ok(()) => "the engine has stopped".into(),
+        })
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<ReplicaMessage>,
+        running: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
+        // It may have stopped already.
+        let _ = running.replica.raft.shutdown().await;
+        Ok(())
+    }
+}
