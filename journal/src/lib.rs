@@ -34,9 +34,9 @@ pub mod transport;
 
 pub use env::Env;
 pub use error::{Corruption, Effect, JournalError};
-pub use group::{GroupStatus, Replication, Role, Timing};
+pub use group::{GroupStatus, LogJournal, Replication, Role, Timing};
 pub use id::{EntityId, InvalidId, Position, Seq, ShardId, Term, Timestamp};
-pub use log::{LogConfig, LogJournal, LogUsage};
+pub use log::{LogConfig, LogUsage};
 pub use memory::MemoryJournal;
 pub use port::{
     Ack, AppendDone, Appended, Head, Journal, Ownership, Ownerships, RecordChunks, ReplayRange,

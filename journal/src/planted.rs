@@ -19,6 +19,18 @@ pub enum Planted {
     SeqUnchecked,
     /// A repeat of a request is taken for another write.
     DedupForgotten,
+    /// Writes are acknowledged when they are written, without an fsync.
+    AckBeforeFsync,
+    /// A vote is given before it is durable.
+    VoteNotSynced,
+    /// Reads at a leader ask neither its lease nor a quorum.
+    StaleLeaderRead,
+    /// A leader that restarts goes on leading its old term.
+    LeaderRestore,
+    /// The sender of a checkpoint ends it after the first piece.
+    HalfCheckpoint,
+    /// What is released to be purged is taken for deleted when its segment is sealed.
+    PurgeRetained,
 }
 
 thread_local! {

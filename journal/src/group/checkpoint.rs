@@ -107,7 +107,8 @@ pub(crate) async fn send(
         epoch: cut.epoch.0,
         members: cut.members.clone(),
     };
-    let mut image = Some(log.image(cut.at, cut.epoch));
+    let opened = log.image(cut.at, cut.epoch).map_err(|error| error.to_string())?;
+    let mut image = Some(opened);
     let mut tries = 0;
     loop {
         let sent = attempt(peers, to, shard, &begin, (vote, &cut, &log), &mut image).await;
@@ -283,8 +284,11 @@ pub(crate) async fn repair_chunk(replica: &Replica, at: LogId, cursor: &Bytes) -
     if state.applied.is_none_or(|applied| applied.index < at.index) {
         return Answer::Refused("this replica is behind".into());
     }
-    let image = replica.log.image(at, state.epoch);
-    match next_chunk(&replica.log, Some(image), Some(cursor.clone())).await {
+    let read = async {
+        let image = replica.log.image(at, state.epoch)?;
+        next_chunk(&replica.log, Some(image), Some(cursor.clone())).await
+    };
+    match read.await {
         Ok((_, bytes)) => Answer::Chunk { epoch: state.epoch.0, bytes },
         Err(error) => Answer::Refused(error.to_string()),
     }

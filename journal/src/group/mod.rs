@@ -47,4 +47,5 @@ pub(crate) mod journal;
 #[cfg(test)]
 mod tests;
 
+pub use journal::LogJournal;
 pub use status::{GroupStatus, Replication, Role, Timing};

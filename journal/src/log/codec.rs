@@ -156,6 +156,16 @@ pub(crate) struct BatchHead {
     pub count: u64,
 }
 
+/// How many events a batch's payload says it has.
+pub(crate) fn batch_count(payload: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(payload);
+    reader.bytes()?;
+    reader.bytes()?;
+    reader.varint()?;
+    let count = u32::try_from(reader.varint()?).ok()?;
+    (count > 0 && count as usize <= Position::MAX_RECORDS_PER_ENTRY).then_some(count)
+}
+
 /// The head of a batch's payload.
 pub(crate) fn decode_batch_head(payload: &[u8]) -> Option<BatchHead> {
     let mut reader = Reader::new(payload);

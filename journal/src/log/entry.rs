@@ -108,7 +108,7 @@ impl Ops {
             }
             let payload = &bytes[at + HEADER_BYTES..at + header.frame_bytes()];
             records += match header.kind {
-                Kind::Batch => super::codec::decode_batch_head(payload)?.count as u32,
+                Kind::Batch => super::codec::batch_count(payload)?,
                 _ => 1,
             };
             count += 1;

@@ -298,6 +298,37 @@ impl GroupLog {
     }
 }
 
+#[allow(dead_code)]
+impl GroupLog {
+    pub(crate) fn env(&self) -> &crate::env::Env {
+        &self.shared.env
+    }
+    pub(crate) fn image(
+        &self,
+        _at: LogId,
+        _epoch: crate::Term,
+    ) -> Result<super::image::Image, JournalError> {
+        Err(JournalError::Closed)
+    }
+    pub(crate) fn intake(
+        &self,
+        _at: LogId,
+        _epoch: crate::Term,
+    ) -> Result<super::intake::Intake, JournalError> {
+        Err(JournalError::Closed)
+    }
+    pub(crate) async fn install(
+        &self,
+        _staged: super::intake::Staged,
+        _members: Option<(LogId, Bytes)>,
+    ) -> Result<(), JournalError> {
+        Err(JournalError::Closed)
+    }
+    pub(crate) async fn repair(&self, _staged: super::intake::Staged) -> Result<(), JournalError> {
+        Err(JournalError::Closed)
+    }
+}
+
 fn live_of(set: &FileSet, spot: Spot) -> Option<Arc<Live>> {
     set.live.iter().rev().find(|live| live.id == spot.segment).cloned()
 }

@@ -57,9 +57,4 @@ pub(crate) mod group_log;
 #[allow(dead_code)]
 pub(crate) mod node_log;
 
-pub(crate) mod solo;
-
-pub(crate) mod journal;
-
-pub use journal::LogJournal;
 pub use options::{LogConfig, LogUsage};

@@ -226,11 +226,18 @@ impl NodeLog {
     }
 }
 
-impl Drop for NodeLog {
-    fn drop(&mut self) {
+impl NodeLog {
+    /// Takes no more writes and finishes nothing.
+    pub(crate) fn close(&self) {
         // Groups' handles may keep the queue open; the maintenance must hear of it, too.
         self.shared.stop(State::Closed);
         let _ = self.queue.send(Task::Stop);
         self.shared.wake_all();
+    }
+}
+
+impl Drop for NodeLog {
+    fn drop(&mut self) {
+        self.close();
     }
 }
