@@ -126,7 +126,8 @@ fn a_cluster_has_one_or_at_least_three_nodes() {
 #[test]
 fn append_to_three_nodes() {
     let line = "append --nodes 3 --writers 4 --seconds 0.2 --shards 3";
-    let results = bench(line, 1, "nodes writers shards events_per_s p50_us p99_us ratio_per_writer");
+    let results =
+        bench(line, 1, "nodes writers shards events_per_s p50_us p99_us ratio_per_writer");
     assert_eq!((&results[0]["nodes"], &results[0]["tls"]), (&3.into(), &true.into()));
     assert!(results[0]["events_per_s"].as_f64() > Some(0.0), "{results:?}");
 }
