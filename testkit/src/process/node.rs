@@ -13,6 +13,7 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
 };
+use tracing_subscriber::EnvFilter;
 
 use super::{
     Failure,
@@ -48,6 +49,9 @@ pub trait Handler: Send + Sync + 'static {
 pub async fn run(config: &str, handler: Arc<dyn Handler>) -> Result<(), Failure> {
     // Also where the parent is killed while this process stands still.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // Silent, unless RUST_LOG asks for more: nodes that are killed leave others with much to say.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config: NodeConfig = serde_json::from_str(config)?;
     let control = TcpStream::connect(&config.control).await?;
     control.set_nodelay(true)?;
