@@ -71,13 +71,13 @@ impl DevCa {
             Ok(pem) => KeyPair::from_pem(&pem)?,
             Err(_) => {
                 let key = KeyPair::generate()?;
-                let certificate = ca_params(cluster).self_signed(&key)?;
+                let certificate = ca_params().self_signed(&key)?;
                 write(&dir.join("ca.pem"), &certificate.pem(), false)?;
                 write(&key_path, &key.serialize_pem(), true)?;
                 key
             }
         };
-        let issuer = Issuer::new(ca_params(cluster), key);
+        let issuer = Issuer::new(ca_params(), key);
         Ok(Self { dir, cluster: cluster.to_owned(), issuer })
     }
 
@@ -114,9 +114,9 @@ impl DevCa {
     }
 }
 
-fn ca_params(cluster: &str) -> CertificateParams {
+fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, format!("{cluster} development CA"));
+    params.distinguished_name.push(DnType::CommonName, "Duractor development CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
