@@ -232,6 +232,7 @@ async fn recording_gets_nowhere(site: Site, expected: &[Refusal]) {
     let proxy = Proxy::start(victim.address()).await;
     friend.reach(&proxy.address.to_string());
     heard.up(friend.me()).await;
+    wait_until("both know of the link", || friend.peers() == [victim.me()]).await;
     let secret = Bytes::from_static(b"an acknowledged frame");
     friend.send(victim.me(), Channel::Journal, Class::Data, secret.clone()).unwrap();
     heard
