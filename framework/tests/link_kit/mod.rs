@@ -1,5 +1,11 @@
 //! What the tests of links are written with.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "each test file uses its part"
+)]
 
 use std::{
     net::SocketAddr,
