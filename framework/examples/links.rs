@@ -60,6 +60,7 @@ fn config(dir: &Path, node: u32) -> Result<LinkConfig, Failure> {
 }
 
 /// Sends back what comes, until its standard input ends.
+#[allow(clippy::disallowed_methods, reason = "a program of its own, which nothing simulates")]
 async fn echo(dir: &Path) -> Result<(), Failure> {
     let links = Links::start(config(dir, 2)?).await?;
     links.listen(Channel::Journal, Arc::new(Echo::new(&links)));

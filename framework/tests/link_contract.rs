@@ -1,5 +1,6 @@
 //! Links pass the suite of the transport port: over mutual TLS and without, with Data on a lane of its
 //! own and in the session.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod link_kit;
 

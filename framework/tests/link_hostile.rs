@@ -1,6 +1,7 @@
 //! A port that strangers knock at: silent ones, garbage, wrong certificates, recorded handshakes. A
 //! node that belongs here links in time meanwhile, nothing is delivered, and each refusal is counted
 //! and logged with its reason.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod link_kit;
 
@@ -232,6 +233,7 @@ async fn recording_gets_nowhere(site: Site, expected: &[Refusal]) {
     let proxy = Proxy::start(victim.address()).await;
     friend.reach(&proxy.address.to_string());
     heard.up(friend.me()).await;
+    wait_until("both know of the link", || friend.peers() == [victim.me()]).await;
     let secret = Bytes::from_static(b"an acknowledged frame");
     friend.send(victim.me(), Channel::Journal, Class::Data, secret.clone()).unwrap();
     heard

@@ -1,4 +1,5 @@
 //! Peers that come, go and come back: what supervisors and followers hear, and how soon.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod link_kit;
 

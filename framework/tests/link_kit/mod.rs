@@ -1,5 +1,11 @@
 //! What the tests of links are written with.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "each test file uses its part"
+)]
 
 use std::{
     net::SocketAddr,
@@ -169,6 +175,9 @@ async fn pass(
     }
 }
 
+/// How long something may take before it counts as never.
+const GIVE_UP_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Keeps what it hears.
 #[derive(Default)]
 pub struct Heard {
@@ -185,13 +194,19 @@ impl Receiver for Heard {
 
 impl Heard {
     pub async fn until<T>(&self, found: impl Fn(&[Event]) -> Option<T>) -> T {
-        loop {
-            let mut more = std::pin::pin!(self.more.notified());
-            more.as_mut().enable();
-            if let Some(found) = found(&self.events.lock().unwrap()) {
-                return found;
+        let waited = async {
+            loop {
+                let mut more = std::pin::pin!(self.more.notified());
+                more.as_mut().enable();
+                if let Some(found) = found(&self.events.lock().unwrap()) {
+                    return found;
+                }
+                more.await;
             }
-            more.await;
+        };
+        match tokio::time::timeout(GIVE_UP_AFTER, waited).await {
+            Ok(found) => found,
+            Err(_) => panic!("never heard; heard {:?}", self.events.lock().unwrap()),
         }
     }
 
@@ -213,6 +228,6 @@ pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), waited).await;
+    let in_time = tokio::time::timeout(GIVE_UP_AFTER, waited).await;
     assert!(in_time.is_ok(), "never: {what}");
 }

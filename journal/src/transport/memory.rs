@@ -189,7 +189,7 @@ impl Node {
     }
 
     /// What is to be handed out next, and to whom.
-    fn next(&self) -> Option<(Vec<Arc<dyn Receiver>>, Event, Option<Spent>)> {
+    fn next(&self) -> Option<Due> {
         let mut inbox = lock(&self.inbox);
         if let Some(news) = inbox.news.pop_front() {
             let all = || inbox.receivers.values().cloned().collect();
@@ -220,6 +220,9 @@ impl Node {
         Some((to, Event::Frame { from, session, frame }, Some(spent)))
     }
 }
+
+/// An event, to whom it goes, and what it held under way.
+type Due = (Vec<Arc<dyn Receiver>>, Event, Option<Spent>);
 
 /// Bytes that are under way until this is dropped.
 struct Spent {
