@@ -231,6 +231,7 @@ pub(crate) enum Call {
     /// one after this cursor.
     RepairChunk {
         at: LogId,
+        epoch: u64,
         cursor: Bytes,
     },
 }
@@ -340,11 +341,8 @@ pub(crate) enum Answer {
     Cursor(Bytes),
     /// The checkpoint was taken, or is refused because of this vote.
     Installed(super::types::RaftVote),
-    /// A piece for a repair, none at the end; and what it is a piece of.
-    Chunk {
-        epoch: u64,
-        bytes: Option<Bytes>,
-    },
+    /// A piece for a repair, none at the end.
+    Chunk(Option<Bytes>),
     /// It cannot be done (now): why.
     Refused(String),
 }

@@ -111,11 +111,16 @@ impl GroupLog {
     /// Raft needs no entry up to here any more. They are gone for it at once, and on disk when their
     /// segments are sealed; until then they come back when the log is opened again.
     pub(crate) fn purge(&self, upto: LogId) {
-        self.shared.change(&self.group, |replica| {
-            let upto = Some(upto).min(replica.applied);
-            upto.map(|upto| replica.entries.purge(upto));
+        let purged = self.shared.change(&self.group, |replica| {
+            let before = replica.entries.purged();
+            if let Some(upto) = Some(upto).min(replica.applied) {
+                replica.entries.purge(upto);
+            }
+            replica.entries.purged() > before
         });
-        self.shared.work.notify_one();
+        if purged {
+            self.shared.work.notify_one();
+        }
     }
 
     /// The entries from `from` to before `to`, those that are there: about `max_bytes` of them, and at

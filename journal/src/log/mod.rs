@@ -6,7 +6,8 @@
 //! When the segment is full, `maintain` seals it (`seal`, `build`) into a file that is sorted
 //! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `image` gives
 //! out a shard's live records in `chunk`s, and `intake` makes a file of them that replaces what
-//! another log has of the shard. `open` finds out after a crash what there is, and `scan` where the log ends.
+//! another log has of the shard. `open` finds out after a crash what there is, and `scan` where the
+//! log ends.
 
 pub(crate) mod access;
 pub(crate) mod codec;
@@ -61,5 +62,8 @@ pub(crate) mod node_log;
 #[cfg(feature = "contract")]
 #[doc(hidden)]
 pub mod probe;
+
+#[cfg(test)]
+mod tests;
 
 pub use options::{LogConfig, LogUsage};

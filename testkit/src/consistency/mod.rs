@@ -31,10 +31,12 @@ mod model;
 mod plan;
 mod planted;
 mod read;
-mod report;
+pub(crate) mod report;
 pub mod snapshot;
 
+pub(crate) use flips::frames;
 pub use planted::Planted;
+pub(crate) use planted::wrap;
 pub use report::{Report, Violation};
 
 /// What is run over many seeds.
