@@ -79,8 +79,25 @@ impl<E: EventSourced> EntityRef<E> {
     ///
     /// # Errors
     /// [`AskError::Journal`] where they cannot be read, [`AskError::Codec`] where one does not
-    /// decode.
+    /// decode; [`AskError::NotOwner`] and the like, as a command, where this node cannot make sure
+    /// that it has the newest ones.
     pub async fn history(&self, from: Seq, max: u64) -> Result<Vec<Recorded<E::Event>>, AskError> {
+        let shared = &self.kind.shared;
+        shared.confirm(self.id.shard(shared.journal.shards())).await?;
+        self.local_history(from, max).await
+    }
+
+    /// [`history`](Self::history) as far as this node has it, whoever owns the entity: the newest
+    /// events may be missing.
+    ///
+    /// # Errors
+    /// [`AskError::Journal`] where they cannot be read, [`AskError::Codec`] where one does not
+    /// decode.
+    pub async fn local_history(
+        &self,
+        from: Seq,
+        max: u64,
+    ) -> Result<Vec<Recorded<E::Event>>, AskError> {
         read(self.kind.shared.journal.as_ref(), &self.id, from, max).await
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use duractor_journal::{Effect as TookEffect, EntityId, InvalidId, JournalError, Seq};
+use duractor_journal::{
+    Effect as TookEffect, EntityId, InvalidId, JournalError, Member, Seq, ShardId,
+};
 use duractor_snapshot::SnapshotError;
 
 use crate::codec::{CodecError, SchemaError};
@@ -100,6 +102,32 @@ pub enum AskError {
         /// Whether this command may have taken effect.
         effect: TookEffect,
     },
+    /// Another node runs the shard's entities, or none does for now. Go to the leader; where it is
+    /// not known, ask again soon: a new one is found within a second or so.
+    #[error("this node does not own {shard}{}", .leader.map(|l| format!("; {l} does")).unwrap_or_default())]
+    NotOwner {
+        /// The entity's shard.
+        shard: ShardId,
+        /// Who leads the shard, as far as this node knows.
+        leader: Option<Member>,
+    },
+    /// The command's events were handed to the shard's replicas, and then this node ceased to lead
+    /// them: the events may have been committed, or may still be.
+    #[error("whether the command's events were committed to {shard} is not known: {reason}")]
+    OutcomeUnknown {
+        /// The entity's shard.
+        shard: ShardId,
+        /// What happened.
+        reason: String,
+    },
+    /// The shard cannot be served now, as where no quorum of its replicas is reachable.
+    #[error("{shard} is not available: {reason}")]
+    Unavailable {
+        /// The entity's shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
     /// The node is shutting down, or is shut down.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -118,12 +146,26 @@ pub enum AskError {
 }
 
 impl AskError {
+    /// What an error of the journal means to a caller.
+    pub(crate) fn journal(error: JournalError) -> Self {
+        match error {
+            JournalError::NotLeader { shard, leader } => AskError::NotOwner { shard, leader },
+            JournalError::OutcomeUnknown { shard, reason } => {
+                AskError::OutcomeUnknown { shard, reason }
+            }
+            JournalError::Unavailable { shard, reason } => AskError::Unavailable { shard, reason },
+            error => AskError::Journal(error),
+        }
+    }
+
     /// Whether the command may have taken effect: with [`TookEffect::None`] it has not, and may be
     /// tried again; with [`TookEffect::Unknown`] retry only with the same request id.
     #[must_use]
     pub fn effect(&self) -> TookEffect {
         match self {
-            AskError::Timeout { .. } | AskError::Lost { .. } => TookEffect::Unknown,
+            AskError::Timeout { .. } | AskError::Lost { .. } | AskError::OutcomeUnknown { .. } => {
+                TookEffect::Unknown
+            }
             AskError::Journal(error) => error.effect(),
             AskError::Aborted { effect, .. } => *effect,
             _ => TookEffect::None,
@@ -183,4 +225,12 @@ impl NodeError {
     pub fn effect(&self) -> TookEffect {
         TookEffect::None
     }
+}
+
+/// Whether a journal that gave this error takes nothing any more.
+pub(crate) fn has_stopped(error: &JournalError) -> bool {
+    matches!(
+        error,
+        JournalError::Closed | JournalError::Failed { .. } | JournalError::FailedUnderWay { .. }
+    )
 }

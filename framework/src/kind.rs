@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use duractor_journal::EntityId;
+use duractor_journal::{EntityId, ShardId};
 
 use crate::{
     entity::EventSourced,
@@ -56,6 +56,14 @@ impl<E: EventSourced> Kind<E> {
         }
     }
 
+    /// Those of the slots that are wanted, in the order of their ids.
+    fn all(&self, wanted: impl Fn(&Slot<E>) -> bool) -> Vec<Arc<Slot<E>>> {
+        let wanted = self.slots.iter().filter(|slot| wanted(slot));
+        let mut slots: Vec<_> = wanted.map(|slot| slot.clone()).collect();
+        slots.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        slots
+    }
+
     /// How many entities more than the limit are in memory.
     fn excess(&self) -> usize {
         let limit = self.settings().active_limit.unwrap_or(usize::MAX);
@@ -84,10 +92,14 @@ impl<E: EventSourced> AnyKind for Kind<E> {
 
     /// Makes every entity finish, or refuse what it has not begun, and leave memory.
     fn close_all(&self, refuse: bool) {
-        let mut slots: Vec<_> = self.slots.iter().map(|entry| entry.value().clone()).collect();
-        slots.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        for slot in slots {
+        for slot in self.all(|_| true) {
             slot.close(refuse);
+        }
+    }
+
+    fn evict(&self, shard: ShardId, refuse: Option<&AskError>) {
+        for slot in self.all(|slot| slot.shard == shard) {
+            slot.evict(refuse);
         }
     }
 }

@@ -116,8 +116,10 @@
 // What the derives generate says `::duractor`, within this crate too.
 extern crate self as duractor;
 
+pub mod cluster;
 pub mod codec;
 pub mod command;
+pub mod config;
 pub mod event;
 mod golden;
 
@@ -129,14 +131,18 @@ mod effect;
 mod entity;
 mod entity_ref;
 mod error;
+mod follow;
 mod history;
+mod hold;
 mod idle;
 mod intent;
 mod kind;
 mod ledger;
 mod lifecycle;
+pub mod link;
 mod node;
 mod parts;
+mod replica;
 mod settings;
 mod shard;
 mod shared;

@@ -1,9 +1,15 @@
 //! A node: the journal, the snapshot store and the entities of one process.
 
-use std::{any::TypeId, collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    any::TypeId,
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use duractor_journal::{
-    Env, Journal, LogConfig, LogJournal, ShardId,
+    Env, Journal, LogConfig, LogJournal, Member, ShardId, Transport,
     id::{DEFAULT_SHARDS, MAX_SHARDS, check_kind},
 };
 use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
@@ -15,10 +21,14 @@ use crate::{
     entity_ref::{EntityRef, find_kind},
     error::NodeError,
     event::Event,
+    follow::{AllKinds, Follower},
+    hold::Hold,
     ledger::LedgerCounts,
-    shard::{Root, start_root, start_shard},
+    replica::{Replicas, Voters},
+    shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
     slot::Kind,
+    task::AbortOnDrop,
 };
 
 /// How often a node looks for idle entities: this often, or more often where an idle timeout is
@@ -34,7 +44,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Node {
     shared: Arc<Shared>,
     kinds: Arc<Kinds>,
-    all: Arc<Vec<Arc<dyn AnyKind>>>,
+    all: AllKinds,
     root: Root,
     shutdown_timeout: Duration,
 }
@@ -47,6 +57,7 @@ impl Node {
             env: Env::production(),
             journal: None,
             snapshots: None,
+            replicas: None,
             shards: DEFAULT_SHARDS,
             recoveries: 50,
             max_open: 1 << 18,
@@ -149,6 +160,7 @@ pub struct NodeBuilder {
     env: Env,
     journal: Option<Arc<dyn Journal>>,
     snapshots: Option<Arc<dyn SnapshotStore>>,
+    replicas: Option<(Arc<dyn Transport>, Voters)>,
     shards: u16,
     recoveries: usize,
     max_open: u64,
@@ -188,6 +200,17 @@ impl NodeBuilder {
         Self { snapshots: Some(snapshots), ..self }
     }
 
+    /// That the journal is replicated: how to reach the other nodes, and who votes in a shard's group
+    /// now. Snapshots follow to them, and events are deleted only where a quorum does without. Without
+    /// it the node takes itself for the only one.
+    pub fn replicas(
+        self,
+        transport: Arc<dyn Transport>,
+        voters: impl Fn(ShardId) -> BTreeSet<Member> + Send + Sync + 'static,
+    ) -> Self {
+        Self { replicas: Some((transport, Arc::new(voters))), ..self }
+    }
+
     /// How many shards the key space is cut into: 1 to 256, fixed when the folder is first used. 12
     /// unless set.
     pub fn shards(self, shards: u16) -> Self {
@@ -210,7 +233,8 @@ impl NodeBuilder {
         Self { shutdown_timeout, ..self }
     }
 
-    /// Opens the folder, claims all shards and takes commands.
+    /// Opens the folder, claims the shards that this node leads (on one node: all) and takes
+    /// commands for them.
     ///
     /// # Errors
     /// [`NodeError`] says what is wrong with the kinds or the folder.
@@ -223,14 +247,23 @@ impl NodeBuilder {
         self.kinds.iter().try_for_each(|entry| (entry.check)())?;
 
         let (journal, snapshots) = self.stores().await?;
+        let (replicas, listening) = match self.replicas {
+            None => (None, None),
+            Some((transport, voters)) => {
+                let (replicas, task) =
+                    Replicas::start(transport, voters, snapshots.clone(), &self.env);
+                (Some(replicas), Some(task))
+            }
+        };
         let shared = Shared::new(
             self.env,
             journal.clone(),
             snapshots.clone(),
+            replicas,
             self.recoveries,
             self.max_open,
         );
-        let started = assemble(shared, self.kinds, self.shutdown_timeout).await;
+        let started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
         if started.is_err() {
             // Whoever tries again must find the folder free.
             journal.shutdown().await;
@@ -268,11 +301,12 @@ impl NodeBuilder {
     }
 }
 
-/// Starts the actors over open stores, and claims all shards.
+/// Starts the actors over open stores, and claims the shards that are this node's.
 async fn assemble(
     shared: Arc<Shared>,
     entries: Vec<Entry>,
     shutdown_timeout: Duration,
+    listening: Option<AbortOnDrop>,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
     let mut all = Vec::new();
@@ -285,28 +319,38 @@ async fn assemble(
     }
     let (kinds, all) = (Arc::new(kinds), Arc::new(all));
     let root = start_root(shared.clone(), all.clone(), sweep).await?;
-    let shards = match start_shards(&shared, &root).await {
-        Ok(shards) => shards,
+    let follower = match follow(&shared, &root, &all).await {
+        Ok(follower) => follower,
         Err(error) => {
             let _ = root.stop_and_wait(None, None).await;
             shared.failing.notify_one();
             return Err(error);
         }
     };
-    // Both are set here alone.
-    let _ = shared.shards.set(shards);
+    // It is set here alone.
     let _ = shared.kinds.set(Arc::downgrade(&kinds));
+    let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
+    for task in [Some(following), listening].into_iter().flatten() {
+        root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
+    }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     Ok(Node { shared, kinds, all, root, shutdown_timeout })
 }
 
-async fn start_shards(shared: &Shared, root: &Root) -> Result<Vec<Shard>, NodeError> {
+/// Starts the shards' actors, and claims the shards that are this node's.
+async fn follow(
+    shared: &Arc<Shared>,
+    root: &Root,
+    kinds: &AllKinds,
+) -> Result<Follower, NodeError> {
     let mut shards = Vec::new();
     for shard in 0..shared.journal.shards() {
-        let epoch = shared.journal.claim(ShardId(shard)).await?;
-        shards.push(Shard { actor: start_shard(root).await?, epoch });
+        let hold = Hold::new(ShardId(shard));
+        shards.push(Shard { actor: start_shard(root).await?, hold });
     }
-    Ok(shards)
+    // They are set here alone.
+    let _ = shared.shards.set(shards);
+    Ok(Follower::start(shared.clone(), kinds.clone()).await?)
 }
 
 /// Checks the names of a kind, its events and its commands.

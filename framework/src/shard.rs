@@ -71,6 +71,8 @@ pub(crate) enum RootMessage {
     Sweep,
     /// The journal has failed.
     Failed,
+    /// Let this go on as long as the node's actor lives.
+    Keep(AbortOnDrop),
 }
 
 // Local only: never sent to another node.
@@ -86,15 +88,15 @@ struct RootActor {
 
 impl Actor for RootActor {
     type Msg = RootMessage;
-    /// Waits for the node to fail.
-    type State = AbortOnDrop;
+    /// What goes on beside it, such as waiting for the node to fail.
+    type State = Vec<AbortOnDrop>;
     type Arguments = Duration;
 
     async fn pre_start(
         &self,
         myself: Root,
         sweep: Duration,
-    ) -> Result<AbortOnDrop, ActorProcessingErr> {
+    ) -> Result<Vec<AbortOnDrop>, ActorProcessingErr> {
         let shared = self.shared.clone();
         let watcher = myself.clone();
         let watching = tokio::spawn(async move {
@@ -103,21 +105,22 @@ impl Actor for RootActor {
             let _ = watcher.cast(RootMessage::Failed);
         });
         myself.send_interval(sweep, || RootMessage::Sweep);
-        Ok(AbortOnDrop::new(&watching))
+        Ok(vec![AbortOnDrop::new(&watching)])
     }
 
     async fn handle(
         &self,
         _: Root,
         message: RootMessage,
-        _: &mut AbortOnDrop,
+        beside: &mut Vec<AbortOnDrop>,
     ) -> Result<(), ActorProcessingErr> {
-        let now = self.shared.millis(tokio::time::Instant::now());
-        for kind in self.kinds.iter() {
-            match message {
-                RootMessage::Sweep => kind.sweep(now),
-                RootMessage::Failed => kind.close_all(true),
+        match message {
+            RootMessage::Sweep => {
+                let now = self.shared.millis(tokio::time::Instant::now());
+                self.kinds.iter().for_each(|kind| kind.sweep(now));
             }
+            RootMessage::Failed => self.kinds.iter().for_each(|kind| kind.close_all(true)),
+            RootMessage::Keep(task) => beside.push(task),
         }
         Ok(())
     }
@@ -126,7 +129,7 @@ impl Actor for RootActor {
         &self,
         _: Root,
         event: SupervisionEvent,
-        _: &mut AbortOnDrop,
+        _: &mut Vec<AbortOnDrop>,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(_, error) = event {
             self.shared.fail(&format!("a shard's actor failed: {error}"));
@@ -152,6 +155,6 @@ pub(crate) async fn start_shard(root: &Root) -> Result<ActorRef<ShardMessage>, N
     Ok(spawned.map_err(actor_error)?.0)
 }
 
-fn actor_error(error: ractor::SpawnErr) -> NodeError {
+pub(crate) fn actor_error(error: impl std::fmt::Display) -> NodeError {
     NodeError::Actor { reason: error.to_string() }
 }

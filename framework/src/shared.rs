@@ -8,16 +8,31 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{EntityId, Env, Journal, Limits, ShardId, Term};
+use duractor_journal::{Env, Journal, JournalError, Limits, ShardId, Term};
 use duractor_snapshot::SnapshotStore;
 use futures_util::future::BoxFuture;
 use ractor::{ActorCell, ActorRef};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::Instant,
 };
 
-use crate::{context::Kinds, error::AskError, ledger::Ledger};
+use crate::{
+    context::Kinds,
+    error::{AskError, has_stopped},
+    hold::{Hold, Tenure},
+    ledger::Ledger,
+    replica::Replicas,
+};
+
+/// How long commands wait for the claim of a shard that this node leads.
+pub(crate) const CLAIM: Duration = Duration::from_secs(2);
+
+/// The error for those that waited so long.
+pub(crate) fn not_claimed(shard: ShardId) -> AskError {
+    let reason = format!("this node leads it and could not claim it within {CLAIM:?}");
+    AskError::Unavailable { shard, reason }
+}
 
 /// What a shard's actor is told.
 pub(crate) enum ShardMessage {
@@ -46,6 +61,10 @@ pub(crate) trait AnyKind: Send + Sync {
 
     /// Makes every entity finish, or refuse what it has not begun, and leave memory.
     fn close_all(&self, refuse: bool);
+
+    /// Makes every entity of a shard look at whether it may go on. What they have not begun is
+    /// refused with `refuse`, where that is given, or is left to their next incarnations.
+    fn evict(&self, shard: ShardId, refuse: Option<&AskError>);
 }
 
 /// An actor that was spawned.
@@ -54,9 +73,17 @@ pub(crate) struct Spawned {
     pub(crate) generation: u32,
 }
 
-/// A shard's actor and the term under which this node writes to the shard.
+/// A shard's actor and this node's part in the shard.
 pub(crate) struct Shard {
     pub(crate) actor: ActorRef<ShardMessage>,
+    pub(crate) hold: Hold,
+}
+
+/// An owner found out that its epoch is not in force: the shard is to be claimed anew under this
+/// leadership.
+pub(crate) struct Fenced {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
     pub(crate) epoch: Term,
 }
 
@@ -74,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) env: Env,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    /// The snapshot stores of other nodes, where there are any.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) limits: Limits,
     /// Recoveries that may run at once.
     pub(crate) permits: Arc<Semaphore>,
@@ -83,6 +112,8 @@ pub(crate) struct Shared {
     /// Instants are counted from here, to keep them small.
     pub(crate) start: Instant,
     pub(crate) shards: OnceLock<Vec<Shard>>,
+    /// Whom to tell that an epoch is not in force.
+    pub(crate) fenced: OnceLock<mpsc::UnboundedSender<Fenced>>,
     pub(crate) kinds: OnceLock<Weak<Kinds>>,
     status: Status,
     /// Entities in memory and tasks that work for them.
@@ -98,6 +129,7 @@ impl Shared {
         env: Env,
         journal: Arc<dyn Journal>,
         snapshots: Arc<dyn SnapshotStore>,
+        replicas: Option<Arc<Replicas>>,
         recoveries: usize,
         max_open: u64,
     ) -> Arc<Self> {
@@ -106,12 +138,14 @@ impl Shared {
             env,
             journal,
             snapshots,
+            replicas,
             limits,
             permits: Arc::new(Semaphore::new(recoveries.max(1))),
             max_open,
             ledger: Ledger::default(),
             start: Instant::now(),
             shards: OnceLock::new(),
+            fenced: OnceLock::new(),
             kinds: OnceLock::new(),
             status: Status::default(),
             busy: AtomicUsize::new(0),
@@ -120,9 +154,8 @@ impl Shared {
         })
     }
 
-    /// The shard of an entity. `None` before the node has started.
-    pub(crate) fn shard(&self, entity: &EntityId) -> Option<&Shard> {
-        let ShardId(shard) = entity.shard(self.journal.shards());
+    /// A shard. `None` before the node has started.
+    pub(crate) fn shard(&self, ShardId(shard): ShardId) -> Option<&Shard> {
         self.shards.get()?.get(usize::from(shard))
     }
 
@@ -158,6 +191,44 @@ impl Shared {
         if self.status.closing.get().is_none() && self.status.failed.set(cause.into()).is_ok() {
             tracing::error!(cause, "the journal stopped for good, and so does the node");
             self.failing.notify_one();
+        }
+    }
+
+    /// Waits until reads on this node see everything that was committed to a shard that it owns.
+    pub(crate) async fn confirm(&self, shard: ShardId) -> Result<(), AskError> {
+        let Some(Shard { hold, .. }) = self.shard(shard) else {
+            return Err(AskError::ShuttingDown);
+        };
+        let Ok(tenure) = tokio::time::timeout(CLAIM, hold.tenure()).await else {
+            return Err(not_claimed(shard));
+        };
+        let Tenure { epoch, for_ever } = tenure?;
+        if for_ever {
+            return Ok(());
+        }
+        let confirmed = self.journal.confirm(shard, epoch).await;
+        confirmed.inspect_err(|error| self.refused(error)).map_err(AskError::journal)
+    }
+
+    /// Looks at what the journal refused: is it that it has stopped for good, or that another owner
+    /// was installed?
+    pub(crate) fn refused(&self, error: &JournalError) {
+        if has_stopped(error) {
+            return self.fail(&error.to_string());
+        }
+        let &JournalError::StaleEpoch { shard, stale, .. } = error else { return };
+        let Some(Shard { hold, .. }) = self.shard(shard) else { return };
+        match hold.fenced(stale) {
+            // Nobody but another node on the same journal can have done that.
+            Err(()) => self.fail(&error.to_string()),
+            Ok(None) => {}
+            Ok(Some(term)) => {
+                tracing::warn!(%shard, %stale, "another owner was installed");
+                if let Some(follower) = self.fenced.get() {
+                    // It fails only where the node is down.
+                    let _ = follower.send(Fenced { shard, term, epoch: stale });
+                }
+            }
         }
     }
 

@@ -141,7 +141,24 @@ pub trait Journal: Send + Sync + 'static {
         Box::pin(future::ready(Ok(Position::ZERO)))
     }
 
-    /// Who runs the shards' entities, now and in future. On one node always this one.
+    /// Waits until it is certain that at some moment after the call `epoch` was in force and this
+    /// node had everything that was committed. Then what the shard's owner under `epoch` has in
+    /// memory is what is committed, and it may answer a question that came before the call: nobody
+    /// else has written since.
+    ///
+    /// An implementation whose leader can change must look at the epoch *after* its
+    /// [`barrier`](Journal::barrier): the leadership may have been lost and won again in between.
+    ///
+    /// Errors: [`JournalError::StaleEpoch`] where another owner was installed, and those of the
+    /// barrier.
+    fn confirm(&self, shard: ShardId, epoch: Term) -> BoxFuture<'static, Result<(), JournalError>> {
+        let _ = epoch;
+        let barrier = self.barrier(shard);
+        Box::pin(async move { barrier.await.map(|_| ()) })
+    }
+
+    /// Who runs the shards' entities, now and in future. On one node always this one, under term 0,
+    /// which says that it never changes.
     fn ownerships(&self) -> Ownerships {
         let mine = (0..self.shards()).map(|n| (ShardId(n), Ownership::Mine { term: Term(0) }));
         stream::iter(mine.collect::<Vec<_>>()).chain(stream::pending()).boxed()

@@ -9,6 +9,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "contract")]
+pub mod contract;
+pub mod memory;
+
 /// A node's number within its cluster, chosen by whoever sets the cluster up; 1 or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -188,7 +192,7 @@ pub trait Transport: Send + Sync + 'static {
     ) -> Result<(), SendError>;
 
     /// Sets who hears what arrives on a channel, instead of whoever did. Peers that are up are
-    /// announced to it at once.
+    /// announced to it at once. Not to be called by a receiver while it takes an event.
     fn listen(&self, channel: Channel, receiver: Arc<dyn Receiver>);
 
     /// Keeps a link to whoever is at this address (`host:port`), until [`forget`](Self::forget).

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use duractor::{Command, EntityRef, Env, Handle, Node, RequestId, Seq};
+use duractor::{AskError, Command, EntityRef, Env, Handle, Node, RequestId, Seq};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_128;
@@ -196,6 +196,9 @@ struct Page {
     from: u64,
     #[serde(default = "Page::most")]
     limit: u64,
+    /// As far as this node has it, whoever runs the order.
+    #[serde(default)]
+    local: bool,
 }
 
 impl Page {
@@ -227,15 +230,19 @@ struct Entry {
     event: OrderEvent,
 }
 
-/// `GET /orders/{id}/history?from=1&limit=1000`. The events are read from the journal: what made
+/// `GET /orders/{id}/history?from=1&limit=1000&local=false`. The events are read from the journal: what made
 /// the order is there, nothing is written a second time for an audit.
 async fn history(
     target: Target,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(Page { from, limit }) = page?;
+    let Query(Page { from, limit, local }) = page?;
     let limit = limit.clamp(1, MAX_HISTORY);
-    let events = target.order.history(Seq(from), limit).await?;
+    let order = &target.order;
+    let events = match local {
+        true => order.local_history(Seq(from), limit).await?,
+        false => order.history(Seq(from), limit).await?,
+    };
     let events: Vec<_> = events
         .into_iter()
         .map(|recorded| Entry {
@@ -246,7 +253,7 @@ async fn history(
         })
         .collect();
     let id = target.order.id().clone();
-    if events.is_empty() {
+    if events.is_empty() && !local {
         // No such order, or nothing on this page?
         target.ask(Read).await?;
     }
@@ -256,7 +263,11 @@ async fn history(
 /// `GET /health`. Reads an order that is never placed: that is refused as soon as the node takes no
 /// commands.
 async fn health(State(node): State<Node>) -> Result<Response, ApiError> {
-    // The reply is the order's refusal; that there is a reply is what counts.
-    let _ = node.entity::<Orders>("health")?.ask(Read).await?;
+    match node.entity::<Orders>("health")?.ask(Read).await {
+        // The reply is the order's refusal; that there is a reply is what counts. One of another node
+        // would do as well.
+        Ok(_) | Err(AskError::NotOwner { leader: Some(_), .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(Json(json!({ "status": "ok" })).into_response())
 }

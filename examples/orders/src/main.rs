@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use orders::demo;
+use orders::{Member, certs, demo};
 use tracing_subscriber::EnvFilter;
 
 /// Orders over HTTP, each a durable entity. No database.
@@ -18,9 +18,27 @@ enum Cli {
         /// Where to listen; port 0 takes a free one.
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
+        /// Be one node of a cluster: the TOML file with this node's configuration, which also says
+        /// where its data are.
+        #[arg(long, value_name = "FILE", conflicts_with = "data")]
+        config: Option<PathBuf>,
+        /// Where another node of the cluster listens for HTTP, by its number, as 2=127.0.0.1:8082.
+        #[arg(long = "peer", value_name = "N=ADDR", requires = "config", value_parser = peer)]
+        peers: Vec<(u32, String)>,
+        /// Make a new cluster, with this node as its first. Once, on one node.
+        #[arg(long, requires = "config")]
+        bootstrap: bool,
     },
+    /// Makes certificates and configurations for a cluster on this machine.
+    Certs(certs::Options),
     /// Runs the service, sends it orders, kills it with SIGKILL meanwhile, and checks every order.
     Demo(demo::Options),
+}
+
+fn peer(text: &str) -> Result<(u32, String), String> {
+    let (number, address) = text.split_once('=').ok_or("write NUMBER=HOST:PORT")?;
+    let number = number.parse().map_err(|_| format!("{number:?} is no node's number"))?;
+    Ok((number, address.to_owned()))
 }
 
 #[tokio::main]
@@ -38,9 +56,20 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     match cli {
-        Cli::Serve { data, listen } => {
+        Cli::Serve { data, listen, config, peers, bootstrap } => {
             let ready = |address| println!("listening on http://{address}");
-            orders::serve(&data, listen, ready).await?;
+            match config {
+                None => orders::serve(&data, listen, ready).await?,
+                Some(config) => {
+                    let peers = peers.into_iter().collect();
+                    let member = Member { config, peers, bootstrap };
+                    orders::serve_member(member, listen, ready).await?;
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Cli::Certs(options) => {
+            certs::run(&options)?;
             Ok(ExitCode::SUCCESS)
         }
         Cli::Demo(options) => demo::run(&options).await,

@@ -1,18 +1,25 @@
 //! The service: a node, a listener, and an end to both.
 
-use std::{error::Error, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, error::Error, net::SocketAddr, path::Path, time::Duration};
 
-use axum::serve::ListenerExt;
-use duractor::Node;
+use axum::{Json, Router, extract::State, routing::get, serve::ListenerExt};
+use duractor::{
+    Env, Node, ShardId,
+    cluster::Cluster,
+    config::{Config, Loader},
+};
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{domain::Orders, http::router};
+use crate::{domain::Orders, forward::Forward, http::router};
 
 /// How long requests that are under way may take once the service is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a node waits for its cluster before it listens all the same.
+const READY: Duration = Duration::from_secs(60);
 
 /// Serves orders from the folder `data` until SIGTERM or SIGINT. `ready` hears the address, which
 /// has the real port where `listen` has port 0.
@@ -25,6 +32,74 @@ pub async fn serve(
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), Box<dyn Error>> {
     let node = Node::builder(data).register(Orders).start().await?;
+    run(listen, router(node.clone()), ready).await?;
+    // Finishes what was accepted and saves the snapshots that are due.
+    node.shutdown().await;
+    Ok(())
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its configuration: a TOML file, see `duractor::config`.
+    pub config: std::path::PathBuf,
+    /// Where the other nodes listen for HTTP, as `HOST:PORT`, by the nodes' numbers.
+    pub peers: BTreeMap<u32, String>,
+    /// Whether to make a new cluster, of which this is the first node.
+    pub bootstrap: bool,
+}
+
+/// As [`serve`], as one of several nodes: each takes all requests and sends on what it does not lead.
+///
+/// # Errors
+/// The configuration is wrong, the cluster does not take this node, or the address cannot be
+/// listened on.
+pub async fn serve_member(
+    member: Member,
+    listen: SocketAddr,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), Box<dyn Error>> {
+    let config: Config = Loader::new().file(&member.config).environment().load()?;
+    let (data, number) = (config.node.data_dir.clone(), config.node.number);
+    let cluster = match member.bootstrap {
+        true => Cluster::bootstrap(config, Env::production()).await?,
+        false => Cluster::start(config, Env::production()).await?,
+    };
+    if let Err(error) = cluster.wait_ready(READY).await {
+        // Its time may come: requests are answered with what stands against it.
+        tracing::warn!(%error, "the cluster is not ready");
+    }
+    let node = Node::builder(data).cluster(&cluster).register(Orders).start().await?;
+    let routes = router(node.clone());
+    let status = Router::new().route("/cluster", get(status)).with_state(cluster.clone());
+    let routes = Forward::new(number, member.peers).around(routes).merge(status);
+    run(listen, routes, ready).await?;
+    node.shutdown().await;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+/// `GET /cluster`: the journal groups as this node sees them.
+async fn status(State(cluster): State<Cluster>) -> Json<Value> {
+    let groups = cluster.groups();
+    let rows = (0..groups.shards()).map(|shard| {
+        let group = groups.group(ShardId(shard));
+        json!({
+            "shard": shard,
+            "leader": group.leader.map(|leader| leader.node),
+            "voters": group.voters.iter().map(|voter| voter.node).collect::<Vec<_>>(),
+            "term": group.term.0,
+            "applied": group.applied_index,
+        })
+    });
+    Json(json!({ "node": cluster.me().node, "groups": rows.collect::<Vec<_>>() }))
+}
+
+async fn run(
+    listen: SocketAddr,
+    routes: Router,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     ready(listener.local_addr()?);
@@ -32,7 +107,7 @@ pub async fn serve(
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    let served = axum::serve(listener, router(node.clone())).with_graceful_shutdown(stop());
+    let served = axum::serve(listener, routes).with_graceful_shutdown(stop());
     let overdue = async {
         stop().await;
         tokio::time::sleep(GRACE).await;
@@ -42,8 +117,6 @@ pub async fn serve(
         served = served => served?,
         () = overdue => tracing::warn!("some requests are not finished: stopping without them"),
     }
-    // Finishes what was accepted and saves the snapshots that are due.
-    node.shutdown().await;
     Ok(())
 }
 

@@ -6,8 +6,8 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use duractor_journal::Seq;
-use duractor_snapshot::{Retention, Snapshot};
+use duractor_journal::{Seq, Term};
+use duractor_snapshot::{Retention, Saved, Snapshot};
 use futures_util::FutureExt;
 
 use super::Incarnation;
@@ -113,7 +113,7 @@ impl<E: EventSourced> Incarnation<E> {
         }
     }
 
-    /// Saves a snapshot, and deletes the events that no snapshot needs once it is durable.
+    /// Saves a snapshot, and what follows from that: see [`spread`].
     pub(super) fn save(&mut self, state: Bytes, seq: Seq) {
         let Some(core) = &mut self.core else { return };
         core.snapshot_saved(true);
@@ -127,15 +127,15 @@ impl<E: EventSourced> Incarnation<E> {
             state,
         };
         let retention = Retention::newest(settings.keep_snapshots);
-        let delete = settings.delete_events;
         let (counted, generation) = (Task::begin(&self.slot), self.generation);
+        let epoch = self.tenure.epoch;
         tokio::spawn(async move {
             let slot = &counted.0;
-            match shared.snapshots.save(vec![snapshot], retention).await {
+            match shared.snapshots.save(vec![snapshot.clone()], retention).await {
                 Ok(saved) => {
                     tracing::debug!(entity = %slot.id, %seq, "snapshot saved");
-                    if let (true, Some(saved)) = (delete, saved.first()) {
-                        delete_events(slot, saved.oldest).await;
+                    if let Some(saved) = saved.first() {
+                        spread(slot, snapshot, *saved, epoch).await;
                     }
                 }
                 Err(error) => tracing::warn!(entity = %slot.id, %seq, %error, "no snapshot saved"),
@@ -153,10 +153,25 @@ impl<E: EventSourced> Incarnation<E> {
     }
 }
 
-async fn delete_events<E: EventSourced>(slot: &Slot<E>, to: Seq) {
-    let shared = &slot.kind.shared;
-    let Some(shard) = shared.shard(&slot.id) else { return };
-    match shared.journal.delete_to(&slot.id, to, shard.epoch).await {
+/// Sends a snapshot that was saved to the other replicas, and deletes the events that no snapshot
+/// needs.
+async fn spread<E: EventSourced>(slot: &Slot<E>, snapshot: Snapshot, saved: Saved, epoch: Term) {
+    let settings = slot.kind.settings();
+    let to = match &slot.kind.shared.replicas {
+        None => Some(saved.oldest),
+        Some(replicas) => {
+            replicas.share(slot.shard, snapshot, settings.keep_snapshots, saved).await
+        }
+    };
+    match to {
+        Some(to) if settings.delete_events => delete_events(slot, to, epoch).await,
+        Some(_) => {}
+        None => tracing::debug!(entity = %slot.id, "no quorum has the snapshot yet"),
+    }
+}
+
+async fn delete_events<E: EventSourced>(slot: &Slot<E>, to: Seq, epoch: Term) {
+    match slot.kind.shared.journal.delete_to(&slot.id, to, epoch).await {
         Ok(()) => tracing::debug!(entity = %slot.id, %to, "events deleted"),
         Err(error) => tracing::warn!(entity = %slot.id, %to, %error, "events not deleted"),
     }

@@ -1,23 +1,27 @@
 //! An entity's life, one phase a file:
 //!
 //! ```text
-//! permit → snapshot → replay → running ⇄ persisting → stopping
-//!                        └──────── quarantine ─────────┘
+//! tenure → permit → snapshot → replay → running ⇄ persisting → stopping
+//!                       ▲         │└──────── quarantine ─────────┘
+//!                       └─ fetch ◄┘
 //! ```
 //!
 //! Here is the actor: ractor's mailbox brings [`Note`]s, and the phases do the rest. What is decided
 //! is decided in [`core`](crate::core); the phases perform it.
 
 mod after;
+mod fetch;
 mod permit;
 mod persisting;
 mod replay;
 mod running;
 mod snapshot;
 mod stopping;
+mod tenure;
 
 use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
+use duractor_journal::{Seq, Term};
 use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -27,6 +31,7 @@ use crate::{
     core::Core,
     entity::EventSourced,
     error::AskError,
+    hold::Tenure,
     shared::{Spawned, Startable},
     slot::{Note, Slot},
 };
@@ -43,6 +48,8 @@ struct Incarnation<E: EventSourced> {
     timers: BTreeMap<u64, Timer<E>>,
     next_timer: u64,
     end: End,
+    /// Set by recovery. Nothing is done under another one.
+    tenure: Tenure,
     /// Whether it has yet to show that it works.
     untried: bool,
 }
@@ -54,14 +61,23 @@ enum End {
     Passivate,
     /// It cannot go on.
     Crash(String),
+    /// The shard is not this node's any more, or under another epoch.
+    Deposed,
 }
 
 /// Why recovery gave no state.
 enum Halt {
     /// What is stored does not make a state, and trying again will not help.
     Quarantine(String),
+    /// Events are deleted that no snapshot on this node makes up for: one at `least` or later is
+    /// needed.
+    Missing { least: Seq, reason: String },
     /// Reading failed: try again later.
     Retry(String),
+    /// The shard is not this node's.
+    Deposed,
+    /// The shard cannot be served now.
+    Refuse(AskError),
     /// The journal is closed or has stopped for good.
     NodeFailed(String),
 }
@@ -114,17 +130,36 @@ impl<E: EventSourced> Actor for EntityActor<E> {
 }
 
 impl<E: EventSourced> Incarnation<E> {
+    /// The phases of recovery.
+    async fn read(&mut self) -> Result<Box<Core<E>>, Halt> {
+        self.tenure = tenure::begin(&self.slot).await?;
+        let _permit = permit::acquire(&self.slot).await?;
+        match load(&self.slot).await {
+            Err(Halt::Missing { least, reason }) => {
+                fetch::fetch(&self.slot, least, reason).await?;
+                load(&self.slot).await
+            }
+            read => read,
+        }
+    }
+
+    fn is_owner(&self) -> bool {
+        self.slot.hold().is_some_and(|hold| hold.is_held(self.tenure.epoch))
+    }
+
+    fn deposed(&self, myself: &ActorRef<Note>) -> Result<(), ActorProcessingErr> {
+        self.slot.vacate_deposed();
+        myself.stop(None);
+        Ok(())
+    }
+
     async fn recover(&mut self, myself: ActorRef<Note>) -> Result<(), ActorProcessingErr> {
         let begun = Instant::now();
-        let recovered = match permit::acquire(&self.slot).await {
-            Ok(_permit) => match snapshot::load(&self.slot).await {
-                Ok(core) => replay::replay(&self.slot, core).await,
-                Err(halt) => Err(halt),
-            },
-            Err(halt) => Err(halt),
-        };
-        match recovered {
-            Ok(core) => {
+        match self.read().await {
+            Ok(mut core) => {
+                if !self.tenure.for_ever {
+                    core.pipeline().confirm_reads();
+                }
                 let (entity, events) = (&self.slot.id, core.seq().0);
                 let took = begun.elapsed();
                 tracing::debug!(%entity, events, ?took, generation = self.generation, "recovered");
@@ -134,7 +169,19 @@ impl<E: EventSourced> Incarnation<E> {
                 self.slot.kind.activated(&self.slot, now);
                 Ok(())
             }
-            Err(Halt::Quarantine(reason)) => {
+            // What was read is not to be judged where somebody else may have written meanwhile.
+            Err(Halt::Quarantine(_) | Halt::Missing { .. } | Halt::Retry(_))
+                if !self.is_owner() =>
+            {
+                self.deposed(&myself)
+            }
+            Err(Halt::Deposed) => self.deposed(&myself),
+            Err(Halt::Refuse(error)) => {
+                self.slot.vacate_refusing(&error);
+                myself.stop(None);
+                Ok(())
+            }
+            Err(Halt::Quarantine(reason) | Halt::Missing { reason, .. }) => {
                 tracing::error!(entity = %self.slot.id, reason, "quarantined");
                 self.slot.quarantine(&reason);
                 myself.stop(None);
@@ -147,6 +194,11 @@ impl<E: EventSourced> Incarnation<E> {
             }
         }
     }
+}
+
+async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
+    let core = snapshot::load(slot).await?;
+    replay::replay(slot, core).await
 }
 
 impl<E: EventSourced> Drop for Incarnation<E> {
@@ -174,6 +226,7 @@ impl<E: EventSourced> Startable for Slot<E> {
                 timers: BTreeMap::new(),
                 next_timer: 0,
                 end: End::No,
+                tenure: Tenure { epoch: Term(0), for_ever: false },
                 untried: true,
             };
             let actor = EntityActor::<E>(PhantomData);

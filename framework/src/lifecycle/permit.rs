@@ -1,7 +1,7 @@
-//! Before everything: leave to recover. Only so many entities of a node recover at once, so that a
+//! Leave to recover. Only so many entities of a node recover at once, so that a
 //! rush of commands to sleeping entities does not become a rush of reads.
 //!
-//! Next: [`snapshot`](super::snapshot).
+//! Before: [`tenure`](super::tenure). Next: [`snapshot`](super::snapshot).
 
 use tokio::sync::OwnedSemaphorePermit;
 

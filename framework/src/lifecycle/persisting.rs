@@ -4,9 +4,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use duractor_journal::AppendBatch;
+use duractor_journal::{AppendBatch, Appended};
 
-use super::{End, Incarnation, replay::stops_node};
+use super::{End, Incarnation};
 use crate::{
     core::{
         Draft,
@@ -21,30 +21,34 @@ impl<E: EventSourced> Incarnation<E> {
     pub(super) fn submit(&mut self, draft: Draft) {
         let Draft { expected, last, timestamp, request, events } = draft;
         let shared = &self.slot.kind.shared;
-        let Some(shard) = shared.shard(&self.slot.id) else { return };
         let batch = AppendBatch {
             entity: self.slot.id.clone(),
-            epoch: shard.epoch,
+            epoch: self.tenure.epoch,
             expected_seq: expected,
             timestamp,
             request,
             events,
         };
         let (slot, generation) = (self.slot.clone(), self.generation);
-        let done = move |result| slot.notice(generation, Notice { last, result });
+        let done = move |result: Result<Appended, _>| {
+            slot.notice(generation, Notice::Batch { last, result: result.map(|_| ()) });
+        };
         shared.journal.submit(batch, Box::new(done));
     }
 
-    /// Takes in what became of batches.
+    /// Takes in what the journal said.
     pub(super) fn resolve(&mut self, notices: Vec<Notice>) {
         let Some(core) = &mut self.core else { return };
-        for Notice { last, result } in notices {
-            if let Err(error) = &result
-                && stops_node(error)
-            {
-                self.slot.kind.shared.fail(&error.to_string());
+        for notice in notices {
+            match notice {
+                Notice::Batch { last, result } => {
+                    if let Err(error) = &result {
+                        self.slot.kind.shared.refused(error);
+                    }
+                    core.resolve(last, result);
+                }
+                Notice::Confirmed { round, result } => core.pipeline().confirmed(round, result),
             }
-            core.resolve(last, result.map(|_| ()));
         }
     }
 

@@ -5,13 +5,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use duractor_journal::{EventRecord, JournalError, ReplayRange};
+use duractor_journal::{EventRecord, JournalError, ReplayRange, Seq};
 use futures_util::StreamExt;
 
 use super::Halt;
 use crate::{
     core::{Core, window::Answered},
     entity::EventSourced,
+    error::has_stopped,
     event::Event,
     intent::panic_text,
     settings::EntitySettings,
@@ -28,6 +29,11 @@ pub(super) async fn replay<E: EventSourced>(
     let mut chunks = journal.replay(&slot.id, ReplayRange::from(base.next()));
     while let Some(chunk) = chunks.next().await {
         for record in chunk.map_err(halt)? {
+            if core.seq() == base && record.seq > base.next() {
+                let reason =
+                    format!("event {} is missing: the next one is {}", base.next(), record.seq);
+                return Err(Halt::Missing { least: Seq(record.seq.0 - 1), reason });
+            }
             take(&mut core, record, slot.kind.settings())?;
         }
     }
@@ -35,11 +41,12 @@ pub(super) async fn replay<E: EventSourced>(
         // Nothing after the snapshot: is it the end, or is what follows deleted?
         let head = journal.head(&slot.id).await.map_err(halt)?;
         if head.last_seq != base {
-            return Err(Halt::Quarantine(format!(
+            let reason = format!(
                 "it has events up to {}, those up to {} are deleted, and the newest usable \
                  snapshot is at {base}",
                 head.last_seq, head.deleted_to
-            )));
+            );
+            return Err(Halt::Missing { least: head.deleted_to, reason });
         }
     }
     Ok(core)
@@ -80,18 +87,7 @@ fn take<E: EventSourced>(
 fn halt(error: JournalError) -> Halt {
     match error {
         JournalError::Corrupt(_) => Halt::Quarantine(error.to_string()),
-        error if stops_node(&error) => Halt::NodeFailed(error.to_string()),
+        error if has_stopped(&error) => Halt::NodeFailed(error.to_string()),
         error => Halt::Retry(error.to_string()),
     }
-}
-
-/// Whether the journal takes nothing any more, from this node at least.
-pub(super) fn stops_node(error: &JournalError) -> bool {
-    matches!(
-        error,
-        JournalError::Closed
-            | JournalError::Failed { .. }
-            | JournalError::FailedUnderWay { .. }
-            | JournalError::StaleEpoch { .. }
-    )
 }

@@ -28,6 +28,7 @@ impl<E: EventSourced> Incarnation<E> {
             if self.core.is_none() {
                 return Ok(());
             }
+            self.check_tenure();
             match self.slot.next(self.has_room()) {
                 Work::Notices(notices) => self.resolve(notices),
                 Work::Command(envelope) => {
@@ -36,10 +37,16 @@ impl<E: EventSourced> Incarnation<E> {
                     }
                     self.command(envelope, now, wall);
                 }
-                Work::Nothing => return self.rest(myself),
+                // Looked at once more, as the slot wakes nobody who is awake.
+                Work::Nothing if self.check_tenure() => {}
+                Work::Nothing => {
+                    self.confirm_reads();
+                    return self.rest(myself);
+                }
             }
             self.release();
         }
+        self.confirm_reads();
         // The slot still counts as awake: nobody else sends this.
         myself.cast(Note::Wake).map_err(ActorProcessingErr::from)
     }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use duractor_journal::JournalError;
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::{End, Incarnation};
@@ -26,8 +27,16 @@ impl<E: EventSourced> Incarnation<E> {
         if !core.pipeline().is_empty() {
             return Ok(());
         }
-        if let Some(error) = core.pipeline().failed() {
-            self.end = End::Crash(error.to_string());
+        if let (Some(error), false) = (core.pipeline().failed(), matches!(self.end, End::Deposed)) {
+            if is_about_shard(error) {
+                // No fault of the entity's: it is not made to wait longer each time.
+                self.slot.failures.store(0, Relaxed);
+            }
+            self.end = match error {
+                // The node is about to hear of it. Until then the next incarnation is told the same.
+                JournalError::NotLeader { .. } | JournalError::StaleEpoch { .. } => End::Deposed,
+                error => End::Crash(error.to_string()),
+            };
         }
         match mem::replace(&mut self.end, End::No) {
             End::No => {
@@ -40,6 +49,12 @@ impl<E: EventSourced> Incarnation<E> {
                 self.slot.put_back(core.take_stash().into_iter());
                 self.leave(myself);
                 self.slot.vacate();
+                Ok(())
+            }
+            End::Deposed => {
+                self.slot.put_back(core.take_stash().into_iter());
+                self.leave(myself);
+                self.slot.vacate_deposed();
                 Ok(())
             }
             End::Crash(reason) => {
@@ -79,6 +94,17 @@ impl<E: EventSourced> Incarnation<E> {
         self.timers.clear();
         myself.stop(None);
     }
+}
+
+/// Whether the shard could not be written to, whichever entity had tried.
+fn is_about_shard(error: &JournalError) -> bool {
+    matches!(
+        error,
+        JournalError::NotLeader { .. }
+            | JournalError::StaleEpoch { .. }
+            | JournalError::OutcomeUnknown { .. }
+            | JournalError::Unavailable { .. }
+    )
 }
 
 /// The actor of this generation ended. Unless it was meant to, another one starts after a while.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Inner, Phase, Slot};
-use crate::{entity::EventSourced, error::AskError};
+use crate::{entity::EventSourced, error::AskError, intent::BoxEnvelope};
 
 /// The actor decides to leave, and stops.
 impl<E: EventSourced> Slot<E> {
@@ -54,6 +54,38 @@ impl<E: EventSourced> Slot<E> {
             self.refuse(envelope, AskError::Quarantined { entity, reason });
         }
         self.deactivated();
+    }
+
+    /// The shard is not this node's, or not any more under the same epoch: leaves memory. Commands
+    /// that wait are refused, or are for the next incarnation where the shard is this node's again.
+    pub(crate) fn vacate_deposed(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        let owned = self.check_owned();
+        let refused = if owned.is_err() { mem::take(&mut inner.queue) } else { VecDeque::new() };
+        if inner.queue.is_empty() {
+            self.give_up(&mut inner);
+        } else {
+            self.start(&mut inner);
+        }
+        drop(inner);
+        if let Err(error) = owned {
+            self.refuse_all(refused, &error);
+        }
+    }
+
+    /// The shard was not claimed in time: leaves memory, and refuses all that waits.
+    pub(crate) fn vacate_refusing(self: &Arc<Self>, error: &AskError) {
+        let mut inner = self.lock();
+        let refused = mem::take(&mut inner.queue);
+        self.give_up(&mut inner);
+        drop(inner);
+        self.refuse_all(refused, error);
+    }
+
+    fn refuse_all(&self, envelopes: VecDeque<BoxEnvelope<E>>, error: &AskError) {
+        for envelope in envelopes {
+            self.refuse(envelope, error.clone());
+        }
     }
 
     fn give_up(self: &Arc<Self>, inner: &mut Inner<E>) {
@@ -103,6 +135,28 @@ impl<E: EventSourced> Slot<E> {
         quarantined
     }
 
+    /// The shard has another owner, or another epoch. The actor finds out by itself what that means;
+    /// see [`Kind::evict`](crate::shared::AnyKind::evict) for `refuse`.
+    pub(crate) fn evict(self: &Arc<Self>, refuse: Option<&AskError>) {
+        let mut inner = self.lock();
+        let refused = if refuse.is_some() { mem::take(&mut inner.queue) } else { VecDeque::new() };
+        // What failed under the last owner says nothing of the next.
+        self.failures.store(0, Relaxed);
+        match inner.phase {
+            Phase::Restarting if inner.queue.is_empty() => self.give_up(&mut inner),
+            // Another owner may have mended what was wrong.
+            Phase::Quarantined(_) => {
+                inner.phase = Phase::Gone;
+                self.kind.remove(self);
+            }
+            _ => inner.wake(),
+        }
+        drop(inner);
+        if let Some(error) = refuse {
+            self.refuse_all(refused, error);
+        }
+    }
+
     /// The node takes no more commands: finish and leave. With `refuse`, and where no actor is there
     /// to finish them, the commands that wait are refused.
     pub(crate) fn close(self: &Arc<Self>, refuse: bool) {
@@ -119,8 +173,7 @@ impl<E: EventSourced> Slot<E> {
             _ => inner.wake(),
         }
         drop(inner);
-        for envelope in refused {
-            self.refuse(envelope, self.kind.shared.refusal().unwrap_or(AskError::ShuttingDown));
-        }
+        let error = self.kind.shared.refusal().unwrap_or(AskError::ShuttingDown);
+        self.refuse_all(refused, &error);
     }
 }

@@ -26,13 +26,14 @@ use std::{
 };
 
 use dashmap::DashMap;
-use duractor_journal::{Appended, EntityId, JournalError, Seq};
+use duractor_journal::{EntityId, JournalError, Seq, ShardId};
 use ractor::ActorRef;
 
 use crate::{
     core::Rules,
     entity::EventSourced,
     error::AskError,
+    hold::{Hold, Reader},
     idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
     settings::EntitySettings,
@@ -58,11 +59,12 @@ pub(crate) enum Note {
 // Local only: never sent to another node.
 impl ractor::Message for Note {}
 
-/// What became of a batch.
-pub(crate) struct Notice {
-    /// The sequence number of the batch's last event.
-    pub(crate) last: Seq,
-    pub(crate) result: Result<Appended, JournalError>,
+/// What an incarnation hears from the journal.
+pub(crate) enum Notice {
+    /// What became of the batch whose last event has this sequence number.
+    Batch { last: Seq, result: Result<(), JournalError> },
+    /// What became of this round of confirmations, for which reads wait.
+    Confirmed { round: u64, result: Result<(), JournalError> },
 }
 
 /// What an actor does next.
@@ -86,6 +88,7 @@ pub(crate) struct Kind<E: EventSourced> {
 /// One entity's place in memory.
 pub(crate) struct Slot<E: EventSourced> {
     pub(crate) id: EntityId,
+    pub(crate) shard: ShardId,
     pub(crate) kind: Arc<Kind<E>>,
     inner: Mutex<Inner<E>>,
     /// Commands that wait or are under way, and tasks that work for the entity. Grows only under
@@ -145,6 +148,7 @@ impl<E: EventSourced> Slot<E> {
     pub(crate) fn new(id: &EntityId, kind: &Arc<Kind<E>>) -> Arc<Self> {
         Arc::new(Self {
             id: id.clone(),
+            shard: id.shard(kind.shared.journal.shards()),
             kind: kind.clone(),
             inner: Mutex::new(Inner {
                 phase: Phase::Vacant,
@@ -174,13 +178,15 @@ impl<E: EventSourced> Slot<E> {
         match &inner.phase {
             Phase::Gone => return Ok(Some(envelope)),
             Phase::Quarantined(reason) => {
+                self.check_owned()?;
                 let (entity, reason) = (self.id.clone(), reason.clone());
                 return Err(AskError::Quarantined { entity, reason });
             }
             _ => {}
         }
-        // Under the lock: whoever closes all slots either finds this command or has closed before.
-        if let Err(error) = shared.check_open().and_then(|()| self.check_room()) {
+        // Under the lock: whoever closes all slots, or gives up a shard, either finds this command or has closed before.
+        let taken = shared.check_open().and_then(|()| self.check_owned());
+        if let Err(error) = taken.and_then(|()| self.check_room()) {
             if matches!(inner.phase, Phase::Vacant) {
                 // Made for this command alone: keep nothing of what is refused.
                 inner.phase = Phase::Gone;
@@ -198,6 +204,15 @@ impl<E: EventSourced> Slot<E> {
         }
         inner.wake();
         Ok(None)
+    }
+
+    /// This node's part in the entity's shard. `None` before the node has started.
+    pub(crate) fn hold(&self) -> Option<&Hold> {
+        self.kind.shared.shard(self.shard).map(|shard| &shard.hold)
+    }
+
+    fn check_owned(&self) -> Result<(), AskError> {
+        self.hold().map_or(Err(AskError::ShuttingDown), Hold::check)
     }
 
     fn check_room(&self) -> Result<(), AskError> {
@@ -218,7 +233,7 @@ impl<E: EventSourced> Slot<E> {
         inner.generation += 1;
         inner.awake = false;
         inner.notices.clear();
-        if let Some(shard) = self.kind.shared.shard(&self.id) {
+        if let Some(shard) = self.kind.shared.shard(self.shard) {
             // It fails only once the shard's actor is gone, and then the node is, too.
             let _ = shard.actor.cast(ShardMessage::Start(self.clone()));
         }
@@ -254,7 +269,7 @@ impl<E: EventSourced> Slot<E> {
         Work::Nothing
     }
 
-    /// Hears what became of a batch, on the journal's thread.
+    /// Hears from the journal, on whatever thread.
     pub(crate) fn notice(&self, generation: u32, notice: Notice) {
         let mut inner = self.lock();
         if inner.generation == generation {
@@ -329,6 +344,12 @@ impl<E: EventSourced> Slot<E> {
 impl<E: EventSourced> Used for Slot<E> {
     fn usage(&self) -> &Usage {
         &self.usage
+    }
+}
+
+impl<E: EventSourced> Reader for Slot<E> {
+    fn confirmed(&self, generation: u32, round: u64, result: Result<(), JournalError>) {
+        self.notice(generation, Notice::Confirmed { round, result });
     }
 }
 

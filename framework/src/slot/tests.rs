@@ -3,7 +3,7 @@
 
 use std::future::IntoFuture;
 
-use duractor_journal::{Journal, Limits, MemoryJournal, Position};
+use duractor_journal::{Journal, Limits, MemoryJournal};
 use duractor_snapshot::MemorySnapshots;
 use futures_util::future::join_all;
 
@@ -104,8 +104,7 @@ async fn a_passivation_waits_for_what_was_handled_after_it() {
     let mut add = one.ask(Add(1)).into_future();
     settle().await;
     assert_eq!(journal.held(), 2);
-    let appended = Appended { last_seq: Seq(1), position: Position::new(1, 0) };
-    slot.notice(slot.generation(), Notice { last: Seq(1), result: Ok(appended) });
+    slot.notice(slot.generation(), Notice::Batch { last: Seq(1), result: Ok(()) });
     assert_eq!(leave.await.unwrap(), 1);
     settle().await;
     assert!(slot.is_active() && futures_util::poll!(&mut add).is_pending());

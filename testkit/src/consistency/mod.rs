@@ -22,6 +22,8 @@
 //!
 //! The binary `sim` runs them over many seeds.
 
+#[cfg(test)]
+mod checkpoint;
 mod content;
 pub mod flips;
 pub mod log;

@@ -56,6 +56,16 @@ impl Found {
         self.lost == 0 && self.doubled == 0 && self.different == 0
     }
 
+    /// Adds what was found elsewhere.
+    pub(crate) fn add(&mut self, other: Found) {
+        self.orders += other.orders;
+        self.events += other.events;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.different += other.different;
+        other.examples.into_iter().for_each(|example| self.example(example));
+    }
+
     /// Adds one order.
     pub fn compare(&mut self, expected: &Expected, actual: &Actual) {
         self.orders += 1;

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -22,6 +22,8 @@ use hyper_util::{
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::forward::SERVED_BY;
+
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a request is tried again.
@@ -32,7 +34,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// An answer: its status and its JSON.
 pub(crate) type Answer = (StatusCode, Value);
 
-/// A client of the server, wherever that is at the moment. Clones share connections and counters.
+/// An answer, and which node gave it.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+    pub(crate) served_by: Option<u16>,
+}
+
+/// A client of the servers, wherever they are at the moment: attempts go to one after the other.
+/// Clones share connections and counters.
 #[derive(Clone)]
 pub(crate) struct Client {
     pool: Pool<HttpConnector, Body>,
@@ -40,24 +50,30 @@ pub(crate) struct Client {
 }
 
 struct Shared {
-    address: Mutex<SocketAddr>,
+    addresses: Mutex<Vec<SocketAddr>>,
+    /// Attempts so far.
+    attempts: AtomicUsize,
     sent: AtomicU64,
 }
 
 impl Client {
-    pub(crate) fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(addresses: Vec<SocketAddr>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let mut pool = Pool::builder(TokioExecutor::new());
         // Retries are counted, so they are made here alone.
         let pool = pool.retry_canceled_requests(false).build(connector);
-        let shared = Shared { address: Mutex::new(address), sent: AtomicU64::new(0) };
+        let shared = Shared {
+            addresses: Mutex::new(addresses),
+            attempts: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
+        };
         Self { pool, shared: Arc::new(shared) }
     }
 
     /// The server is somewhere else now.
     pub(crate) fn set_address(&self, address: SocketAddr) {
-        *self.shared.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        *self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner) = vec![address];
     }
 
     /// How many requests were sent, each attempt counted that had a server to go to.
@@ -73,10 +89,22 @@ impl Client {
         key: Option<&str>,
         body: &Value,
     ) -> Result<Answer, String> {
+        let Reply { status, body, .. } = self.ask(method, path, key, body).await?;
+        Ok((status, body))
+    }
+
+    /// As [`request`](Self::request); also says who answered.
+    pub(crate) async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        key: Option<&str>,
+        body: &Value,
+    ) -> Result<Reply, String> {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let cause = match self.attempt(method, path, key, body).await {
-                Ok((StatusCode::SERVICE_UNAVAILABLE, body)) => body.to_string(),
+                Ok(Reply { status: StatusCode::SERVICE_UNAVAILABLE, body, .. }) => body.to_string(),
                 Ok(answer) => return Ok(answer),
                 Err(cause) => cause,
             };
@@ -93,8 +121,8 @@ impl Client {
         path: &str,
         key: Option<&str>,
         body: &Value,
-    ) -> Result<Answer, String> {
-        let address = *self.shared.address.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<Reply, String> {
+        let address = self.shared.next_address().ok_or("there is no server")?;
         let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
@@ -113,13 +141,23 @@ impl Client {
             }
             let response = response.map_err(|error| error.to_string())?;
             let status = response.status();
+            let served_by = response.headers().get(SERVED_BY).and_then(|by| by.to_str().ok());
+            let served_by = served_by.and_then(|by| by.parse().ok());
             let bytes = response.into_body().collect().await.map_err(|error| error.to_string())?;
-            Ok((status, bytes.to_bytes()))
+            Ok((status, bytes.to_bytes(), served_by))
         };
-        let answer: Result<(StatusCode, Bytes), String> =
+        let answer: Result<(StatusCode, Bytes, Option<u16>), String> =
             timeout(ATTEMPT, exchange).await.map_err(|_| "no answer in time".to_owned())?;
-        let (status, bytes) = answer?;
+        let (status, bytes, served_by) = answer?;
         let body = serde_json::from_slice(&bytes).map_err(|error| format!("no JSON: {error}"))?;
-        Ok((status, body))
+        Ok(Reply { status, body, served_by })
+    }
+}
+
+impl Shared {
+    fn next_address(&self) -> Option<SocketAddr> {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.attempts.fetch_add(1, Relaxed);
+        addresses.get(count.checked_rem(addresses.len())?).copied()
     }
 }

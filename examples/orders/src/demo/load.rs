@@ -33,12 +33,12 @@ pub(crate) struct Outcome {
 }
 
 /// An order whose requests are all answered.
-struct Done {
+pub(crate) struct Done {
     /// Which one; `None` for one that was never placed.
     number: Option<u32>,
     expected: Expected,
     /// How many of its requests were acknowledged.
-    steps: u64,
+    pub(crate) steps: u64,
     /// A request that should have been acknowledged and was refused; none follow it.
     refusal: Option<String>,
 }
@@ -46,8 +46,8 @@ struct Done {
 pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
     let folder = tempfile::Builder::new().prefix("duractor-orders-").tempdir();
     let folder = folder.map_err(|error| format!("no temporary folder: {error}"))?;
-    let server = Server::start(folder.path()).await?;
-    let client = Client::new(server.address);
+    let server = Server::start_alone(folder.path()).await?;
+    let client = Client::new(vec![server.address]);
     println!("  server up, its data in {}", folder.path().display());
 
     let start = Instant::now();
@@ -65,14 +65,14 @@ pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
     if options.plant == Some(Plant::Lost) {
         orders.push(never_placed(options.orders));
     }
-    let found = check_all(options, &client, orders).await?;
+    let found = check_all(options, &client, &Arc::new(orders), false).await?;
     let gone = server.kill().await;
     gone.map_err(|error| format!("the server cannot be killed: {error}"))?;
     Ok(Outcome { sent, acknowledged, took, back, found })
 }
 
 /// What the clients share.
-struct Work {
+pub(crate) struct Work {
     client: Client,
     orders: u32,
     plant: Option<Plant>,
@@ -82,9 +82,16 @@ struct Work {
 }
 
 impl Work {
-    fn new(options: &Options, client: Client) -> Self {
+    pub(crate) fn new(options: &Options, client: Client) -> Self {
         let &Options { orders, plant, .. } = options;
         Self { client, orders, plant, next: AtomicU32::new(0), answered: Semaphore::new(0) }
+    }
+
+    /// Waits until so many more requests are answered.
+    pub(crate) async fn wait_answered(&self, requests: u32) -> Result<(), String> {
+        let permits = self.answered.acquire_many(requests).await;
+        permits.map_err(|error| error.to_string())?.forget();
+        Ok(())
     }
 
     /// One client: orders, one after the other, until there are no more.
@@ -148,11 +155,11 @@ fn key(number: u32, step: u32) -> String {
     format!("order-{number}-step-{step}")
 }
 
-fn requests(options: &Options) -> usize {
+pub(crate) fn requests(options: &Options) -> usize {
     (0..options.orders).map(|number| steps(number).len()).sum()
 }
 
-async fn place_all(options: &Options, work: &Arc<Work>) -> Result<Vec<Done>, String> {
+pub(crate) async fn place_all(options: &Options, work: &Arc<Work>) -> Result<Vec<Done>, String> {
     let mut clients = JoinSet::new();
     for _ in 0..options.clients {
         clients.spawn(work.clone().place_orders());
@@ -179,8 +186,7 @@ async fn kill_meanwhile(
 ) -> Result<Server, String> {
     let between = requests(options) as u32 / (options.kills + 1);
     for count in 1..=options.kills {
-        let permits = work.answered.acquire_many(between).await;
-        permits.map_err(|error| error.to_string())?.forget();
+        work.wait_answered(between).await?;
         let when = format!("{} requests", count * between);
         server = kill(server, folder, &work.client, &when, back).await?;
     }
@@ -197,7 +203,7 @@ async fn kill(
 ) -> Result<Server, String> {
     let start = Instant::now();
     server.kill().await.map_err(|error| format!("the server cannot be killed: {error}"))?;
-    let server = Server::start(folder).await?;
+    let server = Server::start_alone(folder).await?;
     client.set_address(server.address);
     client.request(&Method::GET, "/health", None, &Value::Null).await?;
     let took = start.elapsed();
@@ -206,15 +212,21 @@ async fn kill(
     Ok(server)
 }
 
-async fn check_all(options: &Options, client: &Client, orders: Vec<Done>) -> Result<Found, String> {
-    let mut found = Found::default();
-    let (orders, mut checkers) = (Arc::new(orders), JoinSet::new());
+/// Compares every order with what is there; with `local`, out of the log of the one node that the
+/// client talks to.
+pub(crate) async fn check_all(
+    options: &Options,
+    client: &Client,
+    orders: &Arc<Vec<Done>>,
+    local: bool,
+) -> Result<Found, String> {
+    let (mut found, mut checkers) = (Found::default(), JoinSet::new());
     for first in 0..options.clients as usize {
         let (client, orders, step) = (client.clone(), orders.clone(), options.clients as usize);
         checkers.spawn(async move {
             let mut actual = Vec::new();
             for place in (first..orders.len()).step_by(step) {
-                actual.push((place, look(&client, &orders[place]).await?));
+                actual.push((place, look(&client, &orders[place], local).await?));
             }
             Ok(actual)
         });
@@ -230,7 +242,7 @@ async fn check_all(options: &Options, client: &Client, orders: Vec<Done>) -> Res
 }
 
 /// What is there of an order.
-async fn look(client: &Client, done: &Done) -> Result<Actual, String> {
+async fn look(client: &Client, done: &Done, local: bool) -> Result<Actual, String> {
     let mut actual = Actual::default();
     if done.expected.id.is_empty() {
         // Placing it was refused: there is nothing to look for.
@@ -238,21 +250,21 @@ async fn look(client: &Client, done: &Done) -> Result<Actual, String> {
     }
     let order = format!("/orders/{}", done.expected.id);
     actual.order = get(client, &order).await?;
-    actual.history = history(client, &order).await?;
+    actual.history = history(client, &order, local).await?;
     if let Some(number) = done.number {
         let Step { method, body, .. } = &steps(number)[0];
         let answer = client.request(method, "/orders", Some(&key(number, 0)), body).await?;
         actual.placed_again = Some(answer.1);
         if actual.order.is_some() {
             // Placing it again must not show. (Where the order was lost, it makes a new one.)
-            actual.history = history(client, &order).await?;
+            actual.history = history(client, &order, local).await?;
         }
     }
     Ok(actual)
 }
 
-async fn history(client: &Client, order: &str) -> Result<Vec<Value>, String> {
-    let page = get(client, &format!("{order}/history")).await?;
+async fn history(client: &Client, order: &str, local: bool) -> Result<Vec<Value>, String> {
+    let page = get(client, &format!("{order}/history?local={local}")).await?;
     Ok(page.and_then(|page| page["events"].as_array().cloned()).unwrap_or_default())
 }
 
@@ -265,7 +277,7 @@ async fn get(client: &Client, path: &str) -> Result<Option<Value>, String> {
 }
 
 /// For [`Plant::Lost`]: looks like an order whose placing was acknowledged.
-fn never_placed(number: u32) -> Done {
+pub(crate) fn never_placed(number: u32) -> Done {
     let id = format!("{number:032x}");
     let events = steps(number)[0].events.clone();
     let expected = Expected { id, events, ..Expected::default() };

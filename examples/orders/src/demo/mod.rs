@@ -8,10 +8,12 @@
 //! | `client` | HTTP with retries: the same request, with the same idempotency key, until it is answered |
 //! | `server` | the child process: started, killed, started again |
 //! | `load` | the clients, the kills among them, and the check at the end |
+//! | `nodes` | the same with several servers that are one cluster |
 
 pub mod check;
 mod client;
 mod load;
+mod nodes;
 pub mod plan;
 mod server;
 
@@ -34,6 +36,10 @@ pub struct Options {
     /// How many times the server is killed while it works.
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
     kills: u32,
+    /// How many servers there are: one, or a cluster of three or more, of which the leader is
+    /// killed.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
     /// Fakes a fault, to show that the check finds it.
     #[arg(long, value_name = "FAULT", hide = true)]
     plant: Option<Plant>,
@@ -55,9 +61,16 @@ pub(crate) enum Plant {
 /// The server does not start or does not answer any more, or the demo was interrupted.
 pub async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     println!("Orders over HTTP, each a durable entity. The server is killed while it works.\n");
+    let work = async {
+        match options.nodes {
+            1 => load::run(options).await,
+            2 => Err("two nodes are less than one: both are needed for a quorum".to_owned()),
+            _ => nodes::run(options).await,
+        }
+    };
     let outcome = tokio::select! {
         biased;
-        outcome = load::run(options) => outcome?,
+        outcome = work => outcome?,
         // What `load` has is dropped with it: the child process and the folder.
         () = stop() => return Err("interrupted; the server is stopped and its folder removed".into()),
     };

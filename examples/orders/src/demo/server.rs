@@ -20,13 +20,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts this program's `serve` on a free port and waits until it listens.
-    pub(crate) async fn start(data: &Path) -> Result<Self, String> {
+    /// Starts this program's `serve` with these arguments and waits until it listens.
+    pub(crate) async fn start(arguments: &[String]) -> Result<Self, String> {
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let level = env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
         let mut child = Command::new(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
+            .arg("serve")
+            .args(arguments)
             .env("RUST_LOG", level)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -42,6 +42,12 @@ impl Server {
         let address = address.and_then(|address| address.parse().ok());
         let address = address.ok_or("the server ended before it listened")?;
         Ok(Self { child, _stdout: stdout, address })
+    }
+
+    /// The service on a single node, on a free port.
+    pub(crate) async fn start_alone(data: &Path) -> Result<Self, String> {
+        let data = data.display().to_string();
+        Self::start(&["--listen", "127.0.0.1:0", "--data", &data].map(str::to_owned)).await
     }
 
     /// Kills it with SIGKILL, which no process can catch, and waits until it is gone.

@@ -1,0 +1,287 @@
+//! What a node knows of its cluster, and shares between the parts that work on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use duractor_journal::{Env, Member, Role, ShardId, Transport};
+use tokio::{
+    task::AbortHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    calls::Calls,
+    error::Refusal,
+    gate::Gate,
+    groups::Groups,
+    identity::Identity,
+    plan::{GroupReport, View},
+    state::ClusterState,
+};
+use crate::config::Config;
+
+/// How often a node looks at its cluster.
+pub(super) const TICK: Duration = Duration::from_millis(200);
+/// A leader's report counts for so long.
+const REPORT_LIFE: Duration = Duration::from_secs(2);
+
+/// A session with a peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    pub(super) number: u64,
+    pub(super) since: Instant,
+}
+
+/// One node's view of its cluster.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) env: Env,
+    pub(super) me: Member,
+    pub(super) address: String,
+    pub(super) started: Instant,
+    pub(super) gate: Arc<Gate>,
+    pub(super) calls: Calls,
+    pub(super) groups: Arc<dyn Groups>,
+    identity: Mutex<Identity>,
+    state: Mutex<Arc<ClusterState>>,
+    sessions: Mutex<BTreeMap<Member, Session>>,
+    reports: Mutex<BTreeMap<ShardId, (GroupReport, Instant)>>,
+    /// Shards with a step under way, and whom a hand-over concerns.
+    busy: Mutex<BTreeMap<ShardId, BTreeSet<Member>>>,
+    /// Groups led here that are being changed.
+    executing: Mutex<BTreeSet<ShardId>>,
+    /// What is wrong now, by what it is about.
+    problems: Mutex<BTreeMap<String, String>>,
+    /// Peers that do not let this node in, and why.
+    refusals: Mutex<BTreeMap<Member, Refusal>>,
+    /// Set once: this node is no member any more.
+    out: OnceLock<Refusal>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(
+        (config, env): (Config, Env),
+        identity: Identity,
+        address: String,
+        gate: Arc<Gate>,
+        groups: Arc<dyn Groups>,
+    ) -> Arc<Self> {
+        let calls = Calls::new(gate.clone(), env.entropy.next_u64());
+        let me = identity.member();
+        Arc::new(Self {
+            config,
+            env,
+            me,
+            address,
+            started: Instant::now(),
+            gate,
+            calls,
+            groups,
+            identity: Mutex::new(identity),
+            state: Mutex::default(),
+            sessions: Mutex::default(),
+            reports: Mutex::default(),
+            busy: Mutex::default(),
+            executing: Mutex::default(),
+            problems: Mutex::default(),
+            refusals: Mutex::default(),
+            out: OnceLock::new(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        lock(&self.identity).clone()
+    }
+
+    pub(super) fn set_identity(&self, identity: Identity) {
+        *lock(&self.identity) = identity;
+    }
+
+    /// The cluster's state, as far as this node has it.
+    pub(super) fn state(&self) -> Arc<ClusterState> {
+        lock(&self.state).clone()
+    }
+
+    pub(super) fn set_state(&self, state: &ClusterState) {
+        if self.state().revision != state.revision {
+            *lock(&self.state) = Arc::new(state.clone());
+        }
+    }
+
+    pub(super) fn session_up(&self, peer: Member, number: u64) {
+        lock(&self.sessions).insert(peer, Session { number, since: Instant::now() });
+    }
+
+    pub(super) fn session_down(&self, peer: Member, number: u64) {
+        let mut sessions = lock(&self.sessions);
+        if sessions.get(&peer).is_some_and(|session| session.number == number) {
+            sessions.remove(&peer);
+            drop(sessions);
+            self.gate.expel(peer);
+            self.calls.gone(peer);
+            self.heard_well(peer);
+        }
+    }
+
+    pub(super) fn sessions(&self) -> BTreeMap<Member, Session> {
+        lock(&self.sessions).clone()
+    }
+
+    pub(super) fn session(&self, peer: Member) -> Option<Session> {
+        lock(&self.sessions).get(&peer).copied()
+    }
+
+    /// Whether this node leads the cluster: the group of shard 0.
+    pub(super) fn leads(&self) -> bool {
+        self.groups.group(ShardId(0)).role == Role::Leader
+    }
+
+    /// The groups that this node leads.
+    pub(super) fn led(&self) -> Vec<GroupReport> {
+        let groups = (0..self.groups.shards()).map(|shard| self.groups.group(ShardId(shard)));
+        let led = groups.filter(|group| group.role == Role::Leader);
+        led.map(|group| GroupReport {
+            shard: group.shard,
+            leader: self.me,
+            term: group.term,
+            voters: group.voters,
+            learners: group.learners,
+            last_index: group.last_index,
+            replicated: group.replicated.into_iter().collect(),
+        })
+        .collect()
+    }
+
+    /// Takes what a leader reports of its groups.
+    pub(super) fn reported(&self, groups: Vec<GroupReport>) {
+        let now = Instant::now();
+        let mut reports = lock(&self.reports);
+        for group in groups {
+            let newer = reports.get(&group.shard).is_some_and(|(known, _)| known.term > group.term);
+            if !newer && group.shard.0 < self.groups.shards() {
+                reports.insert(group.shard, (group, now));
+            }
+        }
+    }
+
+    /// What the leader of shard 0 decides on.
+    pub(super) fn view(&self) -> View {
+        self.reported(self.led());
+        let now = Instant::now();
+        let admitted = |(peer, session): (Member, Session)| {
+            let up_ms = now.saturating_duration_since(session.since).as_millis() as u64;
+            self.gate.is_admitted(peer).then_some((peer, up_ms))
+        };
+        let mut up: BTreeMap<Member, u64> =
+            self.sessions().into_iter().filter_map(admitted).collect();
+        up.insert(self.me, now.saturating_duration_since(self.started).as_millis() as u64);
+        let reports = lock(&self.reports);
+        let fresh = reports.values().filter(|(_, at)| now.duration_since(*at) < REPORT_LIFE);
+        let groups = fresh.map(|(group, _)| (group.shard, group.clone())).collect();
+        let busy = lock(&self.busy);
+        View {
+            up,
+            groups,
+            busy: busy.keys().copied().collect(),
+            handing: busy.values().flatten().copied().collect(),
+            settle_ms: self.config.timing.settle_ms,
+        }
+    }
+
+    /// A step of a shard begins. False where one is under way.
+    pub(super) fn begin(&self, shard: ShardId, handing: BTreeSet<Member>) -> bool {
+        let mut busy = lock(&self.busy);
+        let free = !busy.contains_key(&shard);
+        if free {
+            busy.insert(shard, handing);
+        }
+        free
+    }
+
+    pub(super) fn end(&self, shard: ShardId) {
+        lock(&self.busy).remove(&shard);
+    }
+
+    /// A group that is led here begins to be changed. False where it is being changed.
+    pub(super) fn execute(&self, shard: ShardId) -> bool {
+        lock(&self.executing).insert(shard)
+    }
+
+    pub(super) fn executed(&self, shard: ShardId) {
+        lock(&self.executing).remove(&shard);
+    }
+
+    /// Notes what is wrong, or with `None` that it is not any more.
+    pub(super) fn problem(&self, about: &str, what: Option<String>) {
+        let mut problems = lock(&self.problems);
+        match what {
+            Some(what) => {
+                if problems.get(about) != Some(&what) {
+                    tracing::warn!(about, what, "a problem of the cluster");
+                    problems.insert(about.to_owned(), what);
+                }
+            }
+            None => {
+                problems.remove(about);
+            }
+        }
+    }
+
+    pub(super) fn problems(&self) -> Vec<String> {
+        let problems = lock(&self.problems);
+        problems.iter().map(|(about, what)| format!("{about}: {what}")).collect()
+    }
+
+    /// A peer does not let this node in; `out` says that nobody will.
+    pub(super) fn refused_by(&self, by: Member, refusal: Refusal, out: bool) {
+        self.problem(&format!("refused by {by}"), Some(refusal.to_string()));
+        lock(&self.refusals).insert(by, refusal.clone());
+        if out && self.out.set(refusal.clone()).is_ok() {
+            tracing::error!(%refusal, "this node is no member any more");
+            for peer in self.gate.peers() {
+                self.gate.expel(peer);
+            }
+        }
+    }
+
+    /// A peer belongs to this node's cluster, so whatever it said before is mended.
+    pub(super) fn heard_well(&self, peer: Member) {
+        lock(&self.refusals).remove(&peer);
+        self.problem(&format!("refused by {peer}"), None);
+    }
+
+    /// Why this node is no member any more; `None` while it is.
+    pub(super) fn out(&self) -> Option<&Refusal> {
+        self.out.get()
+    }
+
+    /// Why nobody lets this node in; `None` while somebody does, or while nobody has refused.
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        if let Some(out) = self.out() {
+            return Some(out.clone());
+        }
+        let alone = self.gate.peers().is_empty();
+        alone.then(|| lock(&self.refusals).values().next().cloned()).flatten()
+    }
+
+    /// Spawns a task that ends with the node.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(tokio::spawn(work).abort_handle());
+    }
+
+    pub(super) fn abort_tasks(&self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Follows who owns the shards: claims those that this node leads, and stops the entities of those
+//! that it does not lead any more.
+
+use std::{sync::Arc, time::Duration};
+
+use duractor_journal::{JournalError, Ownership, Ownerships, ShardId, Term};
+use futures_util::StreamExt;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    error::{AskError, has_stopped},
+    hold::Hold,
+    shared::{AnyKind, Fenced, Shared},
+    task::AbortOnDrop,
+};
+
+/// How long the start of a node waits for what it knows of a shard, and for a claim. After that the
+/// node is up and goes on trying.
+const START: Duration = Duration::from_secs(2);
+/// The first wait between two attempts to claim a shard; it doubles up to the second.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// For so long entities of a shard that was lost wait to hear what became of their writes. Callers
+/// are then told that it is not known.
+const OUTCOME: Duration = Duration::from_secs(1);
+
+/// Every kind of entity on a node.
+pub(crate) type AllKinds = Arc<Vec<Arc<dyn AnyKind>>>;
+
+/// Moves the shards' [`Hold`]s.
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    kinds: AllKinds,
+    ownerships: Ownerships,
+    fenced: mpsc::UnboundedReceiver<Fenced>,
+    /// The claim that goes on for each shard.
+    claims: Vec<Option<AbortOnDrop>>,
+}
+
+impl Follower {
+    /// Takes in who owns the shards now, and claims those that are this node's.
+    ///
+    /// # Errors
+    /// A claim failed for a reason that is not one of time.
+    pub(crate) async fn start(
+        shared: Arc<Shared>,
+        kinds: AllKinds,
+    ) -> Result<Follower, JournalError> {
+        let (told, fenced) = mpsc::unbounded_channel();
+        // It is set here alone.
+        let _ = shared.fenced.set(told);
+        let shards = shared.journal.shards();
+        let ownerships = shared.journal.ownerships();
+        let claims = (0..shards).map(|_| None).collect();
+        let mut follower = Self { shared, kinds, ownerships, fenced, claims };
+        for _ in 0..shards {
+            let next = timeout(START, follower.ownerships.next()).await;
+            let Ok(Some((shard, ownership))) = next else { break };
+            let Some(term) = follower.take(shard, ownership) else { continue };
+            follower.claim_now(shard, term).await?;
+        }
+        Ok(follower)
+    }
+
+    /// The first claim of a shard that is this node's from the start: whoever started the node finds
+    /// it ready.
+    async fn claim_now(&mut self, shard: ShardId, term: Term) -> Result<(), JournalError> {
+        match timeout(START, self.shared.journal.claim(shard)).await {
+            Ok(Ok(epoch)) => {
+                if let Some(hold) = self.hold(shard) {
+                    hold.claimed(term, epoch);
+                }
+                Ok(())
+            }
+            Ok(Err(error)) if !is_passing(&error) => Err(error),
+            _ => {
+                self.claim(shard, term, RETRY_MIN);
+                Ok(())
+            }
+        }
+    }
+
+    /// Follows until the task is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(Fenced { shard, term, epoch }) = self.fenced.recv() => {
+                    self.ended(shard, epoch, None);
+                    self.claim(shard, term, RETRY_MIN);
+                }
+                next = self.ownerships.next() => {
+                    // At the end of the journal. It refuses what comes, and the node hears that.
+                    let Some((shard, ownership)) = next else { return };
+                    if let Some(term) = self.take(shard, ownership) {
+                        self.claim(shard, term, Duration::ZERO);
+                    }
+                }
+            }
+        }
+    }
+
+    fn hold(&self, shard: ShardId) -> Option<&Hold> {
+        self.shared.shard(shard).map(|shard| &shard.hold)
+    }
+
+    /// Takes in a change. Returns the leadership under which the shard is to be claimed, if so.
+    fn take(&mut self, shard: ShardId, ownership: Ownership) -> Option<Term> {
+        let hold = self.hold(shard)?;
+        match ownership {
+            Ownership::Mine { term } => {
+                let ended = hold.mine(term).ok()?;
+                if let Some(epoch) = ended {
+                    self.ended(shard, epoch, None);
+                }
+                Some(term)
+            }
+            Ownership::Other { leader } => {
+                let ended = hold.other(leader);
+                let error = AskError::NotOwner { shard, leader };
+                self.claims[usize::from(shard.0)] = None;
+                match ended {
+                    Some(epoch) => {
+                        tracing::info!(%shard, leader = leader.map(tracing::field::display), "the shard is not ours any more");
+                        self.ended(shard, epoch, Some(&error));
+                    }
+                    // Commands may have waited for the claim.
+                    None => self.evict(shard, Some(&error)),
+                }
+                None
+            }
+        }
+    }
+
+    /// Stops the entities of an epoch.
+    fn ended(&self, shard: ShardId, epoch: Term, refuse: Option<&AskError>) {
+        self.evict(shard, refuse);
+        let (shared, kinds) = (self.shared.clone(), self.kinds.clone());
+        tokio::spawn(async move {
+            sleep(OUTCOME).await;
+            if let Some(shard) = shared.shard(shard) {
+                shard.hold.give_up_on(epoch);
+            }
+            kinds.iter().for_each(|kind| kind.evict(shard, None));
+        });
+    }
+
+    fn evict(&self, shard: ShardId, refuse: Option<&AskError>) {
+        for kind in self.kinds.iter() {
+            kind.evict(shard, refuse);
+        }
+    }
+
+    /// Claims the shard, and tries again as long as the leadership lasts.
+    fn claim(&mut self, shard: ShardId, term: Term, after: Duration) {
+        let shared = self.shared.clone();
+        let task = tokio::spawn(async move {
+            sleep(after).await;
+            claim(&shared, shard, term).await;
+        });
+        self.claims[usize::from(shard.0)] = Some(AbortOnDrop::new(&task));
+    }
+}
+
+async fn claim(shared: &Shared, shard: ShardId, term: Term) {
+    let Some(hold) = shared.shard(shard).map(|shard| &shard.hold) else { return };
+    let mut pause = RETRY_MIN;
+    loop {
+        match shared.journal.claim(shard).await {
+            Ok(epoch) => {
+                if hold.claimed(term, epoch) {
+                    tracing::info!(%shard, %term, %epoch, "the shard is ours");
+                }
+                return;
+            }
+            Err(error) if has_stopped(&error) => return shared.fail(&error.to_string()),
+            Err(error) => tracing::debug!(%shard, %term, %error, "not claimed yet"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Whether it may be otherwise in a moment, without anybody's help.
+fn is_passing(error: &JournalError) -> bool {
+    matches!(
+        error,
+        JournalError::NotLeader { .. }
+            | JournalError::OutcomeUnknown { .. }
+            | JournalError::Unavailable { .. }
+            | JournalError::Busy { .. }
+    )
+}

@@ -1,0 +1,304 @@
+//! Who runs a shard's entities: this node under an epoch, or another. And how reads make sure.
+//!
+//! ```text
+//!                 mine                  claimed
+//!   Other ───────────────► Claiming ───────────────► Held
+//!     ▲                     ▲   │                     │ │
+//!     │        other        │   │       fenced        │ │
+//!     └─────────────────────┼───┴─────────────────────┼─┘
+//!                           └─────────────────────────┘
+//! ```
+//!
+//! The node's [`Follower`](crate::follow) moves a shard between these; commands and entities only
+//! look. Commands are taken in the two states on the right and wait in the first of them.
+//!
+//! An owner that was deposed may not know it yet. Its writes are refused by the journal, but what it
+//! has in memory it could still tell. So an answer that rests on memory alone waits until the journal
+//! has [confirmed](duractor_journal::Journal::confirm) the epoch, once for all reads that wait on the
+//! shard. A confirmation that was asked for before a read came says nothing about that read: it waits
+//! for the next one. Where the owner never changes, as on one node, nothing waits.
+
+use std::{
+    mem,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
+};
+
+use duractor_journal::{JournalError, Member, ShardId, Term};
+use tokio::sync::Notify;
+
+use crate::error::AskError;
+
+/// This node's part in a shard.
+pub(crate) struct Hold {
+    shard: ShardId,
+    /// The epoch of [`Who::Held`], and 0 in all other states: so that commands need no lock.
+    epoch: AtomicU64,
+    /// Incarnations up to this epoch wait no longer for what became of their writes.
+    overdue: AtomicU64,
+    inner: Mutex<Inner>,
+    /// Woken at every change.
+    changed: Notify,
+}
+
+struct Inner {
+    who: Who,
+    reads: Reads,
+}
+
+/// Whose shard it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Other { leader: Option<Member> },
+    Claiming { term: Term },
+    Held { term: Term },
+}
+
+/// Under what an incarnation works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    pub(crate) epoch: Term,
+    /// The owner never changes: reads need no confirmation.
+    pub(crate) for_ever: bool,
+}
+
+/// An incarnation that waits for a confirmation.
+pub(crate) trait Reader: Send + Sync {
+    /// What became of the round, for the incarnation of this generation. Must not block.
+    fn confirmed(&self, generation: u32, round: u64, result: Result<(), JournalError>);
+}
+
+type Waiter = (Arc<dyn Reader>, u32);
+
+/// The rounds of confirmations. One runs at a time; who comes meanwhile waits for the next.
+#[derive(Default)]
+struct Reads {
+    round: u64,
+    running: bool,
+    /// Those of the round that runs.
+    now: Vec<Waiter>,
+    next: Vec<Waiter>,
+}
+
+/// Which round a reader waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Joined {
+    pub(crate) round: u64,
+    /// Whether the caller is to run it.
+    pub(crate) begin: bool,
+}
+
+impl Hold {
+    /// A shard of which nothing is known yet.
+    pub(crate) fn new(shard: ShardId) -> Self {
+        let inner = Inner { who: Who::Other { leader: None }, reads: Reads::default() };
+        Self {
+            shard,
+            epoch: AtomicU64::new(0),
+            overdue: AtomicU64::new(0),
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The epoch under which this node owns the shard, if it does.
+    pub(crate) fn epoch(&self) -> Option<Term> {
+        Some(self.epoch.load(Acquire)).filter(|epoch| *epoch > 0).map(Term)
+    }
+
+    /// Whether this epoch is the one under which this node owns the shard.
+    pub(crate) fn is_held(&self, epoch: Term) -> bool {
+        self.epoch() == Some(epoch)
+    }
+
+    /// Whether commands for the shard are taken: this node owns it, or is about to.
+    pub(crate) fn check(&self) -> Result<(), AskError> {
+        if self.epoch().is_some() {
+            return Ok(());
+        }
+        let who = self.lock().who;
+        match who {
+            Who::Other { leader } => Err(AskError::NotOwner { shard: self.shard, leader }),
+            Who::Claiming { .. } | Who::Held { .. } => Ok(()),
+        }
+    }
+
+    /// The error for what cannot be answered because this node is not the owner, or not the one
+    /// that it was.
+    pub(crate) fn not_owner(&self) -> JournalError {
+        let who = self.lock().who;
+        self.refusal(who)
+    }
+
+    fn refusal(&self, who: Who) -> JournalError {
+        let leader = match who {
+            Who::Other { leader } => leader,
+            Who::Claiming { .. } | Who::Held { .. } => None,
+        };
+        JournalError::NotLeader { shard: self.shard, leader }
+    }
+
+    /// Waits until this node owns the shard, or does not.
+    pub(crate) async fn tenure(&self) -> Result<Tenure, AskError> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before looking, so that no change between the look and the wait is missed.
+            changed.as_mut().enable();
+            if let Some(tenure) = self.now() {
+                return tenure;
+            }
+            changed.await;
+        }
+    }
+
+    /// `None` while the shard is being claimed.
+    fn now(&self) -> Option<Result<Tenure, AskError>> {
+        let inner = self.lock();
+        match inner.who {
+            Who::Held { term } => {
+                let epoch = Term(self.epoch.load(Acquire));
+                Some(Ok(Tenure { epoch, for_ever: term == Term(0) }))
+            }
+            Who::Other { leader } => Some(Err(AskError::NotOwner { shard: self.shard, leader })),
+            Who::Claiming { .. } => None,
+        }
+    }
+
+    /// Whether incarnations of this epoch should have heard what became of their writes by now.
+    pub(crate) fn is_overdue(&self, epoch: Term) -> bool {
+        epoch.0 <= self.overdue.load(Acquire)
+    }
+}
+
+/// Changes. Each ends what was before; where an epoch ended, it is returned.
+impl Hold {
+    /// This node leads under `term`, and is to claim the shard. `Err` where that is known already.
+    pub(crate) fn mine(&self, term: Term) -> Result<Option<Term>, ()> {
+        let inner = self.lock();
+        match inner.who {
+            Who::Claiming { term: known } | Who::Held { term: known } if known == term => Err(()),
+            _ => Ok(self.change(inner, Who::Claiming { term }, 0)),
+        }
+    }
+
+    /// The claim under this leadership succeeded. False where that is over already.
+    pub(crate) fn claimed(&self, term: Term, epoch: Term) -> bool {
+        let inner = self.lock();
+        if inner.who != (Who::Claiming { term }) {
+            return false;
+        }
+        self.change(inner, Who::Held { term }, epoch.0);
+        true
+    }
+
+    /// Another node leads, or none.
+    pub(crate) fn other(&self, leader: Option<Member>) -> Option<Term> {
+        self.change(self.lock(), Who::Other { leader }, 0)
+    }
+
+    /// The journal knows a newer epoch. Returns the leadership under which the shard is to be claimed
+    /// again, where this is the first that is heard of it; and `Err` where ownership never changes,
+    /// so that somebody else must have taken the journal itself.
+    pub(crate) fn fenced(&self, epoch: Term) -> Result<Option<Term>, ()> {
+        let inner = self.lock();
+        match inner.who {
+            Who::Held { term: Term(0) } if self.is_held(epoch) => Err(()),
+            Who::Held { term } if self.is_held(epoch) => {
+                self.change(inner, Who::Claiming { term }, 0);
+                Ok(Some(term))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Incarnations up to this epoch wait no longer for their writes.
+    pub(crate) fn give_up_on(&self, epoch: Term) {
+        self.overdue.fetch_max(epoch.0, AcqRel);
+    }
+
+    fn change(&self, mut inner: MutexGuard<'_, Inner>, who: Who, epoch: u64) -> Option<Term> {
+        inner.who = who;
+        let ended = self.epoch.swap(epoch, AcqRel);
+        let waiters = inner.reads.abandon();
+        drop(inner);
+        self.changed.notify_waiters();
+        for ((reader, generation), round) in waiters {
+            reader.confirmed(generation, round, Err(self.refusal(who)));
+        }
+        Some(Term(ended)).filter(|epoch| epoch.0 > 0)
+    }
+}
+
+/// Confirmations.
+impl Hold {
+    /// Waits, with others, for the next confirmation of this epoch.
+    pub(crate) fn join(
+        &self,
+        epoch: Term,
+        reader: Arc<dyn Reader>,
+        generation: u32,
+    ) -> Result<Joined, JournalError> {
+        let mut inner = self.lock();
+        if !self.is_held(epoch) {
+            drop(inner);
+            return Err(self.not_owner());
+        }
+        let reads = &mut inner.reads;
+        if reads.running {
+            reads.next.push((reader, generation));
+            return Ok(Joined { round: reads.round + 1, begin: false });
+        }
+        reads.running = true;
+        reads.round += 1;
+        reads.now.push((reader, generation));
+        Ok(Joined { round: reads.round, begin: true })
+    }
+
+    /// A round is over. Returns the next one, which the caller is to run, where somebody waits for
+    /// it.
+    pub(crate) fn finished(&self, round: u64, result: &Result<(), JournalError>) -> Option<u64> {
+        let mut inner = self.lock();
+        let reads = &mut inner.reads;
+        if !reads.running || reads.round != round {
+            // It was abandoned, and everybody has heard.
+            return None;
+        }
+        let done = mem::replace(&mut reads.now, mem::take(&mut reads.next));
+        reads.running = !reads.now.is_empty();
+        let next = reads.running.then(|| {
+            reads.round += 1;
+            reads.round
+        });
+        drop(inner);
+        for (reader, generation) in done {
+            reader.confirmed(generation, round, result.clone());
+        }
+        next
+    }
+}
+
+impl Reads {
+    /// Nobody is to hear of what runs: the epoch has ended. Returns who waits, and for which round.
+    fn abandon(&mut self) -> Vec<(Waiter, u64)> {
+        let (round, next) = (self.round, self.round + 1);
+        // Past both, so that the end of the round that runs is not taken for that of a later one.
+        self.round += 2;
+        self.running = false;
+        let now = self.now.drain(..).map(|waiter| (waiter, round));
+        now.chain(self.next.drain(..).map(|waiter| (waiter, next))).collect()
+    }
+}
