@@ -8,6 +8,7 @@
 //! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
 //! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
+//! | [`cluster`] | journal groups on several simulated nodes: network, troubles, checks |
 //! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
 //! | [`process`] | clusters of real processes, for the binaries `crash` and `bench` |
 

@@ -76,10 +76,12 @@ impl Owners {
 
 /// Follows who owns the shards, for as long as the process lives.
 pub(crate) fn start(world: &Arc<World>, process: &Arc<Process>) {
-    let (world, process) = (world.clone(), process.clone());
     let mut ownerships = process.subject.journal().ownerships();
+    // A dead process must not live on in here, waiting for the next change.
+    let (world, process) = (Arc::downgrade(world), Arc::downgrade(process));
     tokio::spawn(async move {
         while let Some((shard, ownership)) = ownerships.next().await {
+            let (Some(world), Some(process)) = (world.upgrade(), process.upgrade()) else { return };
             if process.is_dead() {
                 return;
             }
