@@ -104,7 +104,8 @@ impl Place {
         setup.nodes = args.nodes;
         setup.shards = 1 + rng.below(6) as u16;
         setup.proxied = true;
-        setup.segment_bytes = Some(64 << (10 + 2 * rng.below(4)));
+        let by_chance = 64 << (2 * rng.below(4));
+        setup.segment_bytes = Some(args.segment_kib.unwrap_or(by_chance) << 10);
         setup.fan_in = Some(2 + rng.index(3));
         setup.plant = args.plant.map(|plant| plant.name().to_owned());
         let cluster = Cluster::start(setup).await?;
