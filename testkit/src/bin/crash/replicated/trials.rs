@@ -149,7 +149,7 @@ impl Place {
         let whole = nodes[self.rng.index(nodes.len())];
         let reading = nodes.iter().map(|node| self.read(*node, *node == whole));
         let images = futures_util::future::try_join_all(reading).await?;
-        let differing = images.iter().find(|image| image.digests != images[0].digests).is_some();
+        let differing = images.iter().any(|image| image.digests != images[0].digests);
         for (node, image) in nodes.iter().zip(&images) {
             for wrong in &image.wrong {
                 findings.other(|| format!("node {node}: {wrong}"));
