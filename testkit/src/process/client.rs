@@ -29,7 +29,7 @@ pub struct Client {
     leaders: Vec<AtomicU32>,
 }
 
-/// What a write needed more than one try for.
+/// A write that was given up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// For each batch the sequence number of its first event, where it was acknowledged.

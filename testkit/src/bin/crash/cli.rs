@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Trials in one folder, before it is emptied.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: u64,
+    /// KiB of a segment of the logs of a cluster, instead of 64, 256, 1024 or 4096 by chance.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    pub segment_kib: Option<u64>,
     /// Folder to work in. A temporary folder is made in it and removed at the end.
     #[arg(long, default_value = "target")]
     pub dir: PathBuf,

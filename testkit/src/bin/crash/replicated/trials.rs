@@ -104,7 +104,8 @@ impl Place {
         setup.nodes = args.nodes;
         setup.shards = 1 + rng.below(6) as u16;
         setup.proxied = true;
-        setup.segment_bytes = Some(64 << (10 + 2 * rng.below(4)));
+        let by_chance = 64 << (2 * rng.below(4));
+        setup.segment_bytes = Some(args.segment_kib.unwrap_or(by_chance) << 10);
         setup.fan_in = Some(2 + rng.index(3));
         setup.plant = args.plant.map(|plant| plant.name().to_owned());
         let cluster = Cluster::start(setup).await?;
@@ -148,7 +149,7 @@ impl Place {
         let whole = nodes[self.rng.index(nodes.len())];
         let reading = nodes.iter().map(|node| self.read(*node, *node == whole));
         let images = futures_util::future::try_join_all(reading).await?;
-        let differing = images.iter().find(|image| image.digests != images[0].digests).is_some();
+        let differing = images.iter().any(|image| image.digests != images[0].digests);
         for (node, image) in nodes.iter().zip(&images) {
             for wrong in &image.wrong {
                 findings.other(|| format!("node {node}: {wrong}"));
