@@ -43,6 +43,11 @@ pub(crate) struct Entries {
 }
 
 impl Entries {
+    /// Whether there is no entry after the purged ones.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Nothing is needed up to here.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.purged
