@@ -81,14 +81,6 @@ impl Entries {
         (at < self.slots.len()).then_some(at)
     }
 
-    /// The entry at an index, where it is known.
-    pub(crate) fn id_at(&self, index: u64) -> Option<LogId> {
-        match self.slot(index) {
-            Some(at) => self.id_before(at + 1),
-            None => self.purged.filter(|id| id.index == index),
-        }
-    }
-
     /// Where the entry is on disk; `None` where it is not durable, or another is there.
     pub(crate) fn spot(&self, id: LogId) -> Option<Spot> {
         let slot = self.slots.get(self.slot(id.index)?)?;
