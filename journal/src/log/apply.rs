@@ -60,8 +60,14 @@ pub(crate) enum Pause {
     Failed(JournalError),
 }
 
-/// A deletion that took effect: whose, after which event and up to which.
-pub(crate) type Deletion = (EntityId, Seq, Seq);
+/// A deletion that took effect: where it stands, whose events, after which one and up to which.
+#[derive(Debug, Clone)]
+pub(crate) struct Deletion {
+    pub position: Position,
+    pub entity: EntityId,
+    pub after: Seq,
+    pub to: Seq,
+}
 
 /// The state machine of a group.
 #[derive(Debug)]
@@ -310,7 +316,7 @@ impl Machine {
         if to < wanted {
             self.amended.push(Amended { position, deleted_to: Some(to) });
         }
-        self.deletions.push((entity.clone(), before, to));
+        self.deletions.push(Deletion { position, entity: entity.clone(), after: before, to });
         notes.push(Note::Delete(entity, to, op.header.term, position));
         Ok(Outcome::Deleted)
     }

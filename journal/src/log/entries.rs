@@ -43,6 +43,11 @@ pub(crate) struct Entries {
 }
 
 impl Entries {
+    /// Whether there is no entry after the purged ones.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Nothing is needed up to here.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.purged
@@ -74,14 +79,6 @@ impl Entries {
     fn slot(&self, index: u64) -> Option<usize> {
         let at = usize::try_from(index.checked_sub(self.first())?).ok()?;
         (at < self.slots.len()).then_some(at)
-    }
-
-    /// The entry at an index, where it is known.
-    pub(crate) fn id_at(&self, index: u64) -> Option<LogId> {
-        match self.slot(index) {
-            Some(at) => self.id_before(at + 1),
-            None => self.purged.filter(|id| id.index == index),
-        }
     }
 
     /// Where the entry is on disk; `None` where it is not durable, or another is there.

@@ -46,10 +46,16 @@ impl Source {
         }
     }
 
-    fn has_deletions(&self) -> bool {
+    /// The newest deletion of an entity in the file, by entries up to `upto`. What a sealed file has is
+    /// within that: it was sealed so.
+    fn deleted_by(&self, entity: &EntityId, upto: u64) -> Result<Option<Seq>, JournalError> {
         match self {
-            Source::Live(live) => live.with(|index| index.deletions > 0),
-            Source::Sealed(sealed) => sealed.trailer.deletions > 0,
+            Source::Live(live) => Ok(live.with(|index| index.deleted_by(entity, upto))),
+            Source::Sealed(sealed) if sealed.trailer.deletions == 0 => Ok(None),
+            Source::Sealed(sealed) => {
+                let known = sealed.entity(entity, Access::Waiting).map_err(Missed::into_error)?;
+                Ok(known.and_then(|known| known.deleted_to))
+            }
         }
     }
 
@@ -193,17 +199,21 @@ impl FileSet {
         self.find(entity, Access::Waiting).map(|(head, _)| head).map_err(Missed::into_error)
     }
 
-    /// The newest deletion of an entity in files after the segment `after`.
+    /// The newest deletion of an entity in files after the segment `after`, by entries that a mark on
+    /// disk tells of: `marked` has how far these go, by shard. What was deleted by later ones must stay,
+    /// for after a crash it may count again.
     pub(crate) fn deleted_after(
         &self,
         entity: &EntityId,
         after: u64,
+        marked: &[Option<u64>],
     ) -> Result<Option<Seq>, JournalError> {
+        let shard = usize::from(entity.shard(self.shards).0);
+        let Some(upto) = marked.get(shard).copied().flatten() else { return Ok(None) };
         let mut deleted = None;
-        let newer = |source: &&Source| source.last_segment() > after && source.has_deletions();
+        let newer = |source: &&Source| source.last_segment() > after;
         for source in self.of_entity(entity).iter().filter(newer) {
-            let head = source.head(entity, Access::Waiting).map_err(Missed::into_error)?;
-            deleted = deleted.max(head.and_then(|(_, known)| known.deleted_to));
+            deleted = deleted.max(source.deleted_by(entity, upto)?);
         }
         Ok(deleted)
     }

@@ -5,12 +5,12 @@ use std::sync::{Arc, atomic::Ordering};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
 use super::{
-    access::Access,
-    apply::{Deletion, Fetched, Machine, Need, Pause, Placed, fetch},
+    apply::{Fetched, Machine, Need, Pause, Placed, fetch},
     entries::{Lookup, Spot},
     entry::{Body, Entry, LogId},
-    files::{FileSet, Source},
+    files::FileSet,
     group_state::Group,
     image::Image,
     intake::{Intake, Site, Staged},
@@ -18,7 +18,6 @@ use super::{
     shared::{Shared, Task},
     stored::{Stored, read_entries},
 };
-pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
 use crate::{
     env::Env,
     error::JournalError,
@@ -277,25 +276,18 @@ impl GroupLog {
 
     fn applied(&self, upto: LogId, membership: Option<(LogId, Bytes)>) {
         let mut machine = self.group.machine();
-        let deletions = std::mem::take(&mut machine.deletions);
-        let Machine { epoch, amended, .. } = &mut *machine;
+        let Machine { epoch, amended, deletions, .. } = &mut *machine;
         self.shared.change(&self.group, |replica| {
             replica.applied = Some(upto);
             replica.epoch = *epoch;
             replica.amended.append(amended);
+            replica.deletions.append(deletions);
             if membership.is_some() {
                 replica.membership = membership;
             }
         });
         drop(machine);
         self.group.was_applied();
-        if !deletions.is_empty() {
-            let shared = self.shared.clone();
-            self.shared.env.offload.run(Box::new(move || {
-                count_dead(&shared.files.now(), &deletions);
-                shared.work.notify_one();
-            }));
-        }
     }
 
     /// The entity's head, as far as the group is applied. May wait for the disk.
@@ -357,19 +349,4 @@ impl GroupLog {
 
 fn live_of(set: &FileSet, spot: Spot) -> Option<Arc<Live>> {
     set.live.iter().rev().find(|live| live.id == spot.segment).cloned()
-}
-
-/// Notes in the sealed files how many of their events deletions take away: an estimate, so what
-/// cannot be read does not count.
-fn count_dead(set: &FileSet, deletions: &[Deletion]) {
-    for (entity, after, to) in deletions {
-        let Ok((_, sources)) = set.find(entity, Access::Waiting) else { continue };
-        for (source, runs) in sources {
-            let Source::Sealed(sealed) = source else { continue };
-            let overlap = |run: &super::index::Run| {
-                (run.last_seq.min(to.0) + 1).saturating_sub(run.first_seq.max(after.0 + 1))
-            };
-            sealed.dead.fetch_add(runs.iter().map(overlap).sum(), Ordering::Relaxed);
-        }
-    }
 }

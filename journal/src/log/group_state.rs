@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    apply::Machine,
+    apply::{Deletion, Machine},
     entries::Entries,
     entry::LogId,
     footer::Later,
@@ -53,6 +53,8 @@ pub(crate) struct Replica {
     pub epoch: Term,
     /// Writes that were amended and stand in no mark yet.
     pub amended: Vec<Amended>,
+    /// Deletions that no mark on disk tells of: what they take away must stay until then.
+    pub deletions: Vec<Deletion>,
     /// The newest mark on disk, and the newest that is about to be written.
     pub marked: Marked,
     pub staged: Marked,
@@ -132,6 +134,14 @@ impl Replica {
         self.staged = mark.marked.clone();
     }
 
+    /// A mark is on disk. Gives the deletions that count from now on.
+    pub(crate) fn is_marked(&mut self, marked: Marked) -> Vec<Deletion> {
+        self.marked = marked;
+        let upto = self.marked.applied.map(|id| id.index);
+        let count = self.deletions.partition_point(|d| Some(d.position.index()) <= upto);
+        self.deletions.drain(..count).collect()
+    }
+
     /// A checkpoint took the place of everything up to `at`, and is durable.
     pub(crate) fn installed(
         &mut self,
@@ -147,6 +157,7 @@ impl Replica {
         self.applied = Some(at);
         self.epoch = epoch;
         self.amended.clear();
+        self.deletions.clear();
         self.membership = membership;
     }
 

@@ -69,8 +69,9 @@ pub(crate) struct SegmentIndex {
     pub entities: HashMap<EntityId, EntityIndex>,
     pub shards: BTreeMap<ShardId, ShardIndex>,
     pub events: u64,
-    /// Deletions, to skip the segment when nothing but those is looked for.
-    pub deletions: u64,
+    /// Every deletion that took effect: where it stands, and up to which event. Segments without are
+    /// skipped when nothing but deletions is looked for.
+    deletions: HashMap<EntityId, Vec<(Position, Seq)>>,
 }
 
 impl SegmentIndex {
@@ -109,8 +110,14 @@ impl SegmentIndex {
     ) {
         let known = self.entities.entry(entity.clone()).or_default();
         known.deleted_to = known.deleted_to.max(Some(to));
-        self.deletions += 1;
+        self.deletions.entry(entity.clone()).or_default().push((position, to));
         self.shard(shard, epoch, position);
+    }
+
+    /// The newest deletion of an entity in the entries up to `upto`.
+    pub(crate) fn deleted_by(&self, entity: &EntityId, upto: u64) -> Option<Seq> {
+        let known = self.deletions.get(entity)?.iter();
+        known.rev().find(|(position, _)| position.index() <= upto).map(|(_, to)| *to)
     }
 
     /// Notes that a shard's order has come to `last`.

@@ -168,7 +168,12 @@ impl Maintenance {
         spares.prepare(&self.shared)
     }
 
-    fn sealing<'a>(&'a self, set: &'a FileSet, stopped: &'a dyn Fn() -> bool) -> Sealing<'a> {
+    fn sealing<'a>(
+        &'a self,
+        set: &'a FileSet,
+        marked: &'a [Option<u64>],
+        stopped: &'a dyn Fn() -> bool,
+    ) -> Sealing<'a> {
         let shared = &self.shared;
         Sealing {
             disk: &*shared.env.disk,
@@ -176,6 +181,7 @@ impl Maintenance {
             salt: shared.env.entropy.next_u64(),
             log_id: shared.log_id,
             set,
+            marked,
             stopped,
         }
     }
@@ -185,7 +191,8 @@ impl Maintenance {
         let set = self.shared.files.now();
         let may = |live: &Live| self.shared.obstacles(live).is_empty();
         let Some(live) = set.sealable(may) else { return Ok(false) };
-        let sealed = self.sealing(&set, &|| self.shared.is_stopped()).segment(live)?;
+        let marked = self.shared.marked();
+        let sealed = self.sealing(&set, &marked, &|| self.shared.is_stopped()).segment(live)?;
         tracing::debug!(file = %sealed.path.display(), events = sealed.trailer.events, "sealed");
         self.shared.files.change(|set| {
             set.sealed.push(sealed);
@@ -230,7 +237,8 @@ impl Maintenance {
     }
 
     fn replace(&self, set: &FileSet, inputs: &[Arc<Sealed>]) -> Result<bool, JournalError> {
-        let merged = self.sealing(set, &|| self.shared.is_stopped()).merge(inputs)?;
+        let marked = self.shared.marked();
+        let merged = self.sealing(set, &marked, &|| self.shared.is_stopped()).merge(inputs)?;
         tracing::debug!(
             file = %merged.path.display(),
             events = merged.trailer.events,

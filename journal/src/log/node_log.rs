@@ -10,7 +10,6 @@ pub(crate) use super::maintain::PurgeWish;
 use super::{
     access::{Access, Missed},
     apply::Machine,
-    entry::LogId,
     group_log::GroupLog,
     group_state::Group,
     maintain::{Maintenance, Request},
@@ -27,7 +26,7 @@ use super::{
 use crate::{
     env::Env,
     error::JournalError,
-    id::{EntityId, Position, ShardId, Term},
+    id::{EntityId, Position, ShardId},
     port::{Head, RecordChunks, ReplayRange},
 };
 

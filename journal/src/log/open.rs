@@ -236,7 +236,7 @@ fn read(found: Vec<FoundFile>, opened: &mut Opened) -> Result<(), JournalError> 
                 if scanned.is_empty() && opened.active.is_some() && files.is_empty() {
                     opened.spare = Some(segment);
                 } else {
-                    live.push(opened.take_segment(segment, scanned)?);
+                    live.push(opened.take_segment(segment, scanned, !sealed.is_empty())?);
                 }
             }
             (FoundFile::Sealed(file), _) => sealed.push(opened.take_sealed(file)?),
@@ -274,7 +274,13 @@ impl Opened {
         Ok(Arc::new(sealed))
     }
 
-    fn take_segment(&mut self, live: Live, scanned: Scanned) -> Result<Arc<Live>, JournalError> {
+    /// Takes a segment, before which there are sealed files or not.
+    fn take_segment(
+        &mut self,
+        live: Live,
+        scanned: Scanned,
+        sealed: bool,
+    ) -> Result<Arc<Live>, JournalError> {
         if scanned.torn > 0 {
             tracing::warn!(
                 path = %live.path.display(),
@@ -287,7 +293,7 @@ impl Opened {
         live.written.store(scanned.end, Ordering::Release);
         for (shard, item) in scanned.items {
             let at = item.offset();
-            if self.group(&live.path, shard)?.item(live.id, item).is_none() {
+            if self.group(&live.path, shard)?.item((live.id, sealed), item).is_none() {
                 let what = format!("entries of {shard} are missing before this one");
                 return Err(JournalError::corrupt(live.path, at, what));
             }

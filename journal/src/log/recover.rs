@@ -45,12 +45,17 @@ impl Recovered {
         replica.epoch = replica.epoch.max(row.epoch);
     }
 
-    /// A segment says something of the group. `None` where that cannot be.
-    pub(crate) fn item(&mut self, segment: u64, item: Item) -> Option<()> {
+    /// A segment, before which there are sealed files or not, says something of the group. `None`
+    /// where that cannot be.
+    pub(crate) fn item(&mut self, (segment, sealed): (u64, bool), item: Item) -> Option<()> {
         match item {
             Item::Entry { id, offset, len } => {
                 let spot = Spot { segment, offset, len };
-                self.replica.entries.found(id, spot).then_some(())?;
+                let entries = &mut self.replica.entries;
+                // What was superseded does not keep its segment from being sealed, and what follows
+                // it may lie in the next one: that was superseded with it.
+                let superseded = sealed && entries.is_empty();
+                (entries.found(id, spot) || superseded).then_some(())?;
             }
             Item::Vote(vote) => self.replica.vote = Some(vote),
             Item::Applied(applied) => self.applied(segment, applied),

@@ -34,6 +34,8 @@ pub(crate) struct Sealing<'a> {
     pub log_id: u64,
     /// All files: deletions in newer ones count.
     pub set: &'a FileSet,
+    /// By shard, up to which entry deletions count: what marks on disk tell of.
+    pub marked: &'a [Option<u64>],
     /// Asked now and then: the work is given up when the log stops.
     pub stopped: &'a dyn Fn() -> bool,
 }
@@ -63,7 +65,8 @@ impl Sealing<'_> {
                 self.go_on()?;
                 let known = live.with(|index| index.entities.get(entity).cloned());
                 let known = known.unwrap_or_default();
-                let deleted_to = known.deleted_to.max(self.set.deleted_after(entity, live.id)?);
+                let deleted_to =
+                    known.deleted_to.max(self.set.deleted_after(entity, live.id, self.marked)?);
                 let from = (live.path.as_path(), live.salt);
                 read_runs(
                     &*live.file,
@@ -96,7 +99,7 @@ impl Sealing<'_> {
             while let Some(entity) = least(&cursors) {
                 self.go_on()?;
                 let mut last_seq = Seq::ZERO;
-                let mut deleted_to = self.set.deleted_after(&entity, last_segment)?;
+                let mut deleted_to = self.set.deleted_after(&entity, last_segment, self.marked)?;
                 let mut parts = Vec::new();
                 for cursor in &mut cursors {
                     if let Some(index) = cursor.take(&entity)? {

@@ -12,19 +12,17 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    entry::{Entry, LogId},
-    files::Files,
+    access::Access,
+    apply::Deletion,
+    entry::Entry,
+    files::{Files, Source},
     group_state::{Group, Obstacle, Replica},
+    index::Run,
     intake::Staged as StagedCheckpoint,
     live::Live,
     options::LogConfig,
 };
-use crate::{
-    disk::DiskLock,
-    env::Env,
-    error::JournalError,
-    id::{ShardId, Term},
-};
+use crate::{disk::DiskLock, env::Env, error::JournalError, id::ShardId};
 
 /// Hears that a write is durable, or why not. Called on the writer: it must be quick.
 pub(crate) type Flushed = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
@@ -233,6 +231,12 @@ impl Shared {
         self.groups.iter().filter_map(of).collect()
     }
 
+    /// By shard, up to which entry the group is applied by a mark on disk.
+    pub(crate) fn marked(&self) -> Vec<Option<u64>> {
+        let of = |group: &Arc<Group>| group.replica().marked.applied.map(|id| id.index);
+        self.groups.iter().map(of).collect()
+    }
+
     /// Whether a full segment waits that could be sealed right now.
     pub(crate) fn sealing_is_due(&self) -> bool {
         let set = self.files.now();
@@ -264,32 +268,26 @@ impl Shared {
         result
     }
 
-    /// A checkpoint took the place of everything that the group had up to `at`; with `keep_later`,
-    /// the entries after it stay. To be called when the file that holds it is durable and among the
-    /// files, before the next segment begins: that one carries over what is noted here.
-    #[allow(dead_code)]
-    pub(crate) fn installed(
-        &self,
-        group: &Group,
-        at: LogId,
-        epoch: Term,
-        membership: Option<(LogId, Bytes)>,
-        keep_later: bool,
-    ) {
-        let mut machine = group.machine();
-        machine.restart(epoch);
-        self.change(group, |replica| {
-            if !keep_later {
-                replica.entries.truncate_after(Some(at));
+    /// Notes in the sealed files how many of their events deletions take away: an estimate, so what
+    /// cannot be read does not count. On a thread that may wait.
+    pub(crate) fn count_dead(self: &Arc<Self>, deletions: Vec<Deletion>) {
+        if deletions.is_empty() {
+            return;
+        }
+        let shared = self.clone();
+        self.env.offload.run(Box::new(move || {
+            let set = shared.files.now();
+            for Deletion { entity, after, to, .. } in &deletions {
+                let Ok((_, sources)) = set.find(entity, Access::Waiting) else { continue };
+                for (source, runs) in sources {
+                    let Source::Sealed(sealed) = source else { continue };
+                    let overlap = |run: &Run| {
+                        (run.last_seq.min(to.0) + 1).saturating_sub(run.first_seq.max(after.0 + 1))
+                    };
+                    sealed.dead.fetch_add(runs.iter().map(overlap).sum(), Ordering::Relaxed);
+                }
             }
-            replica.entries.purge(at);
-            replica.applied = Some(at);
-            replica.epoch = epoch;
-            replica.amended.clear();
-            replica.membership = membership;
-        });
-        drop(machine);
-        group.durable.notify_waiters();
-        group.was_applied();
+            shared.work.notify_one();
+        }));
     }
 }

@@ -403,7 +403,8 @@ impl Writer {
                 self.shared.group(*shard).replica().vote = Some(std::mem::take(vote));
             }
             Staged::Marked { shard, marked } => {
-                self.shared.group(*shard).replica().marked = marked.clone();
+                let deletions = self.shared.group(*shard).replica().is_marked(marked.clone());
+                self.shared.count_dead(deletions);
             }
             Staged::Told(_) => {}
         }

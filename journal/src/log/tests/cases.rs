@@ -199,3 +199,34 @@ async fn a_leftover_of_a_torn_tail_does_not_chain() {
     let (log, _wishes) = open(&disk.after_crash(Keep::Everything), 4).await.unwrap();
     assert_eq!(log.group(ShardId(0)).state().last.map(|id| id.index), Some(1));
 }
+
+/// Cause: an entry that is superseded does not keep its segment from being sealed, and it stays behind
+/// then; the entry that followed it was in the next segment. Consequence: the log was taken for
+/// damaged, with entries missing before that one, and did not open. Fix: entries that follow what was
+/// sealed with a gap were superseded, too, and are passed over.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_superseded_stretch_may_outlive_its_beginning() {
+    let disk = CrashDisk::default();
+    let (log, _wishes) = open(&disk, 1).await.unwrap();
+    let group = log.group(ShardId(0));
+    let mut entries = vec![entry(1, 0, Vec::new()), entry(1, 1, vec![Op::Claim, batch(0, 4500)])];
+    entries.extend((2..5).map(|index| entry(1, index, vec![batch(index - 1, 4500)])));
+    append(&group, entries.clone()).await.unwrap();
+    assert_eq!(log.usage().segments, 2, "the last one is in the second segment");
+    group.truncate_after(Some(entries[2].id));
+    entries.truncate(3);
+    entries.push(entry(2, 3, vec![batch(2, 10)]));
+    append(&group, entries[3..].to_vec()).await.unwrap();
+    group.apply(entries[..3].to_vec()).await.unwrap();
+    group.purge(entries[2].id);
+    let waits = log.maintain().await;
+    assert!(matches!(waits, Err(JournalError::Unavailable { .. })), "{waits:?}");
+    assert_eq!(log.usage().sealed_files, 1);
+    let (log, _wishes) = open(&disk.after_crash(Keep::Nothing), 2).await.unwrap();
+    let group = log.group(ShardId(0));
+    assert_eq!(
+        (group.state().purged, group.state().last),
+        (Some(entries[2].id), Some(entries[3].id))
+    );
+    assert_eq!(group.read(3, 4, usize::MAX).await.unwrap(), entries[3..]);
+}

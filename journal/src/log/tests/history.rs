@@ -39,8 +39,9 @@ impl Rng {
 struct Group {
     shard: u16,
     term: u64,
-    /// The log as it was when an append was last told to be durable.
-    acked: Vec<Logged>,
+    /// The log as it was when an append was last told to be durable, and as each entry made it that
+    /// was written since: what the disk may have, for it has a stretch of what was written.
+    possible: Vec<Vec<Logged>>,
     /// The log as it was last wanted.
     wanted: Vec<Logged>,
     /// How many entries are committed: they stay.
@@ -110,33 +111,43 @@ impl Group {
             let ops = if index == 0 { Vec::new() } else { self.ops(rng, &mut state) };
             new.push(logged(self.shard, self.term, index, ops));
         }
-        self.wanted.extend(new.iter().cloned());
+        for logged in &new {
+            self.wanted.push(logged.clone());
+            self.possible.push(self.wanted.clone());
+        }
         new
     }
 
-    /// What must be there after a crash: the log that was acked, as far as nobody began to supersede
-    /// it; and whatever is there must be of one or the other.
+    /// What is wanted is durable.
+    fn durable(&mut self) {
+        self.possible = vec![self.wanted.clone()];
+    }
+
+    /// What must be there after a crash: the log as it was when it was last told to be durable, or as
+    /// one of the entries made it that were written since.
     async fn check_log(&mut self, group: &GroupLog, what: &str) {
         let state = group.state();
         let first = state.purged.map_or(0, |id| id.index as usize + 1);
         let len = state.last.map_or(0, |id| id.index as usize + 1);
         assert!(first <= self.committed, "{what}: purged {first} of {}", self.committed);
-        let same = |(a, b): &(&Logged, &Logged)| a.entry == b.entry;
-        let common = self.acked.iter().zip(&self.wanted).take_while(same).count();
-        assert!(len >= common, "{what}: {len} entries of {common}");
-        let mut found: Vec<Logged> = self.wanted[..first].to_vec();
-        while found.len() < len {
-            let from = found.len() as u64;
+        let mut found = Vec::new();
+        while first + found.len() < len {
+            let from = (first + found.len()) as u64;
             let read = group.read(from, len as u64, 3000).await.expect("readable");
             assert!(!read.is_empty(), "{what}: nothing at {from} of {len}");
-            for entry in read {
-                let at = found.len();
-                let known = [&self.acked, &self.wanted].map(|log| log.get(at).cloned());
-                let known = known.into_iter().flatten().find(|known| known.entry == entry);
-                found.push(known.unwrap_or_else(|| panic!("{what}: another entry at {at}")));
-            }
+            found.extend(read);
         }
-        (self.acked, self.wanted) = (found.clone(), found);
+        let same = |log: &&Vec<Logged>| {
+            log.len() == len && log[first..].iter().map(|l| &l.entry).eq(&found)
+        };
+        let Some(log) = self.possible.iter().find(same) else {
+            let ids = |log: &Vec<Logged>| log.iter().map(|l| l.entry.id).collect::<Vec<_>>();
+            let possible: Vec<_> = self.possible.iter().map(ids).collect();
+            let found: Vec<_> = found.iter().map(|entry| entry.id).collect();
+            panic!("{what}: from {first} there is {found:?}, possible is {possible:?}");
+        };
+        self.wanted = log.clone();
+        self.durable();
     }
 
     async fn check_applied(&self, log: &NodeLog, len: usize, what: &str) {
@@ -259,7 +270,7 @@ async fn step(
         0..5 => {
             let new = group.write(rng);
             append(&handle, new.into_iter().map(|logged| logged.entry).collect()).await?;
-            group.acked = group.wanted.clone();
+            group.durable();
         }
         5 => {
             // Nobody waits for this one.
@@ -279,7 +290,7 @@ async fn step(
             group.term += 1;
             let new = group.write(rng);
             append(&handle, new.into_iter().map(|logged| logged.entry).collect()).await?;
-            group.acked = group.wanted.clone();
+            group.durable();
         }
         7 => group.term += 1,
         8..11 => {
@@ -320,7 +331,7 @@ async fn history(seed: u64) {
         .map(|shard| Group {
             shard,
             term: 1,
-            acked: Vec::new(),
+            possible: vec![Vec::new()],
             wanted: Vec::new(),
             committed: 0,
             votes: (0, 0),
