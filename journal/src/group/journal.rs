@@ -567,6 +567,6 @@ async fn repair(mut damaged: mpsc::UnboundedReceiver<ShardId>, hub: Arc<Hub>) {
 
 /// Ends all waiting when the log has failed.
 async fn end_with_log(log: Arc<NodeLog>, proposals: Vec<Arc<Proposals>>) {
-    log.stopped().await;
-    proposals.iter().for_each(|proposals| proposals.set_gate(Gate::Ended));
+    let why = log.stopped().await;
+    proposals.iter().for_each(|proposals| proposals.end(why.clone()));
 }

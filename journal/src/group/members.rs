@@ -28,6 +28,8 @@ use crate::{
 
 /// How long new members may take to catch up while nothing of it moves.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a quorum may take to agree to a change.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long another replica may take to take over.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
 /// A member this many entries behind has caught up.
@@ -103,7 +105,12 @@ async fn apply(
     retain: bool,
 ) -> Result<(), JournalError> {
     let shard = replica.shard;
-    match replica.raft.change_membership(change, retain).await {
+    let changed = replica.raft.change_membership(change, retain);
+    let Ok(changed) = tokio::time::timeout(CHANGE_PATIENCE, changed).await else {
+        let reason = "no quorum agreed to the change in time".into();
+        return Err(JournalError::OutcomeUnknown { shard, reason });
+    };
+    match changed {
         Ok(_) => Ok(()),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
             let leader = to.leader_id.map(Member::from_u64);
@@ -127,13 +134,12 @@ async fn caught_up(replica: &Replica, joining: &BTreeSet<Member>) -> Result<(), 
             return Err(JournalError::NotLeader { shard: replica.shard, leader: status.leader });
         }
         let last = status.last_index.unwrap_or(0);
-        let at = |m: &Member| status.replicated.get(m).copied().flatten().unwrap_or(0);
-        let others = joining.iter().filter(|member| **member != replica.me());
-        let behind = others.map(|member| last.saturating_sub(at(member))).max().unwrap_or(0);
-        if behind <= CLOSE.min(last) || (last < CLOSE && behind == 0) {
+        let at = |m: &Member| status.replicated.get(m).copied().flatten();
+        let close = |m: &Member| at(m).is_some_and(|at| at + CLOSE >= last);
+        if joining.iter().filter(|member| **member != replica.me()).all(close) {
             return Ok(());
         }
-        let sum = joining.iter().map(at).sum::<u64>();
+        let sum = joining.iter().filter_map(at).sum::<u64>();
         if sum > best {
             best = sum;
             until = Instant::now() + CATCH_UP_PATIENCE;

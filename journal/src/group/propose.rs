@@ -80,6 +80,8 @@ pub(crate) enum Gate {
 
 struct State {
     gate: Gate,
+    /// Why the gate is at its end, where that is a failure.
+    failed: Option<JournalError>,
     waiting: VecDeque<(Write, Mark)>,
     waiting_bytes: usize,
     /// By tag, so in the order in which they were proposed.
@@ -113,6 +115,7 @@ impl Proposals {
     pub(crate) fn new(shard: ShardId) -> Arc<Self> {
         let state = State {
             gate: Gate::Closed { leader: None },
+            failed: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             proposed: BTreeMap::new(),
@@ -135,7 +138,7 @@ impl Proposals {
     /// Takes a write, or says at once why not.
     pub(crate) fn submit(&self, write: Write, log: &GroupLog) {
         let mut state = self.lock();
-        if let Err(error) = self.check(&state.gate) {
+        if let Err(error) = self.check(&state) {
             drop(state);
             return (write.done)(Err(error));
         }
@@ -154,13 +157,14 @@ impl Proposals {
         self.lock().waiting_bytes
     }
 
-    fn check(&self, gate: &Gate) -> Result<(), JournalError> {
-        match gate {
+    fn check(&self, state: &State) -> Result<(), JournalError> {
+        match &state.gate {
             Gate::Open => Ok(()),
             Gate::Closed { leader } => {
                 Err(JournalError::NotLeader { shard: self.shard, leader: *leader })
             }
-            Gate::Draining | Gate::Ended => Err(JournalError::Closed),
+            Gate::Draining => Err(JournalError::Closed),
+            Gate::Ended => Err(state.failed.clone().unwrap_or(JournalError::Closed)),
         }
     }
 
@@ -183,18 +187,30 @@ impl Proposals {
         let proposed = std::mem::take(&mut state.proposed);
         let for_all = std::mem::take(&mut state.for_all);
         state.predicted = None;
+        let refused = self.check(&state).err().unwrap_or(JournalError::Closed);
+        let unknown = match &state.failed {
+            Some(JournalError::Failed { cause }) => {
+                JournalError::FailedUnderWay { cause: cause.clone() }
+            }
+            _ => self.unknown("this node does not lead any more"),
+        };
         drop(state);
         self.answered.notify_waiters();
         for (write, _) in waiting {
-            let error = self.check(&gate).err().unwrap_or(JournalError::Closed);
-            (write.done)(Err(error));
+            (write.done)(Err(refused.clone()));
         }
         for done in proposed.into_values().flatten().filter_map(|proposed| proposed.done) {
-            done(Err(self.unknown("this node does not lead any more")));
+            done(Err(unknown.clone()));
         }
         for (_, done, _) in for_all {
             done(Err(self.unknown("committed, but not known to be on all replicas")));
         }
+    }
+
+    /// The log has stopped, and why.
+    pub(crate) fn end(&self, why: JournalError) {
+        self.lock().failed.get_or_insert(why);
+        self.set_gate(Gate::Ended);
     }
 
     /// Takes no more writes, and waits until those that were taken are answered.

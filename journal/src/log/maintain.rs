@@ -147,9 +147,11 @@ impl Maintenance {
                     let _ = self.wishes.send(wish);
                 }
                 Obstacle::Mark => {
-                    let shared = self.shared.clone();
+                    let (shared, segment) = (self.shared.clone(), newest.id);
                     let done = Box::new(move |written: Result<(), JournalError>| {
-                        if written.is_ok() {
+                        // One that helped nothing is tried again with the next round.
+                        let obstacle = shared.group(shard).replica().stands_in_the_way(segment);
+                        if written.is_ok() && obstacle != Some(Obstacle::Mark) {
                             shared.work.notify_one();
                         }
                     });
