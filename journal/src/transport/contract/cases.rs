@@ -70,6 +70,9 @@ pub async fn up_comes_before_frames_and_down_after(provider: &impl Provider) {
             third.send(&two, Class::Data, numbered(number, 300)).await;
         }
     }
+    // The end may overtake what is under way: it is to come after some of it.
+    let of_one = |event: &Event| matches!(event, Event::Frame { from, .. } if *from == one.me());
+    two.heard.until(|events| events.iter().any(of_one).then_some(())).await;
     provider.stop(1).await;
     two.heard.down(one.me(), session).await;
     // What comes from another peer now comes after anything late from the first.
