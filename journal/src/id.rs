@@ -50,6 +50,19 @@ pub enum InvalidId {
     },
 }
 
+/// See [`EntityId::hash64`]. `None` where kind or key are longer than any entity's.
+pub(crate) fn hash_of(kind: &str, key: &str) -> Option<u64> {
+    let mut bytes = [0u8; 1 + MAX_KIND_BYTES + MAX_KEY_BYTES];
+    if kind.len() > MAX_KIND_BYTES || key.len() > MAX_KEY_BYTES {
+        return None;
+    }
+    bytes[0] = kind.len() as u8;
+    bytes[1..=kind.len()].copy_from_slice(kind.as_bytes());
+    let end = 1 + kind.len() + key.len();
+    bytes[1 + kind.len()..end].copy_from_slice(key.as_bytes());
+    Some(xxh3_64_with_seed(&bytes[..end], HASH_SEED))
+}
+
 /// Which entity: its kind (the type of entity, as `"order"`) and its key (which one of them).
 ///
 /// Both are UTF-8: a kind of 1 to [`MAX_KIND_BYTES`] bytes without `/`, a key of 1 to
@@ -102,13 +115,7 @@ impl EntityId {
     /// fixed seed. It decides the shard and the order within sealed log files, so it never changes.
     #[must_use]
     pub fn hash64(&self) -> u64 {
-        let (kind, key) = (self.kind().as_bytes(), self.key().as_bytes());
-        let mut bytes = [0u8; 1 + MAX_KIND_BYTES + MAX_KEY_BYTES];
-        bytes[0] = self.kind_len;
-        bytes[1..=kind.len()].copy_from_slice(kind);
-        let end = 1 + kind.len() + key.len();
-        bytes[1 + kind.len()..end].copy_from_slice(key);
-        xxh3_64_with_seed(&bytes[..end], HASH_SEED)
+        hash_of(self.kind(), self.key()).unwrap_or_default()
     }
 
     /// The shard that holds this entity, where there are `shards` of them.

@@ -11,8 +11,6 @@ pub enum Planted {
     UnboundFrames,
     /// What is left of a torn tail stays, and whatever verifies belongs to the log.
     LeftoverTail,
-    /// A full disk refuses one write, and not those that were accepted counting on it.
-    RefuseOneAlone,
     /// A writer's epoch is not checked when its batch is applied.
     EpochUnchecked,
     /// The expected sequence number is not checked when a batch is applied.

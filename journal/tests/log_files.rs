@@ -12,9 +12,10 @@ use std::{
 
 use duractor_journal::{
     AppendBatch, EntityId, Env, Journal, JournalError, LogConfig, LogJournal, NewEvent,
-    ReplayRange, Request, RequestId, Seq, Term, Timestamp,
+    ReplayRange, Request, RequestId, Seq, ShardId, Term, Timestamp,
     disk::{Disk, DiskFile, DiskLock, StdDisk},
     env::Entropy,
+    probe::Probe,
 };
 use futures_util::StreamExt;
 
@@ -145,27 +146,27 @@ fn entity(key: &str) -> EntityId {
     EntityId::new("order", key).expect("valid")
 }
 
+fn batch(key: &str, expected: u64, payload: &'static [u8]) -> AppendBatch {
+    AppendBatch {
+        epoch: Term(1),
+        expected_seq: Seq(expected),
+        timestamp: Timestamp(1_000),
+        request: RequestId::new("r")
+            .ok()
+            .filter(|_| expected == 1)
+            .map(|id| Request { id, reply: b"reply"[..].into() }),
+        events: vec![NewEvent::new("placed", 1, payload)],
+        entity: entity(key),
+    }
+}
+
 async fn append(journal: &LogJournal, key: &str, expected: u64, payload: &'static [u8]) {
-    let entity = entity(key);
-    journal
-        .append(AppendBatch {
-            epoch: Term(1),
-            expected_seq: Seq(expected),
-            timestamp: Timestamp(1_000),
-            request: RequestId::new("r")
-                .ok()
-                .filter(|_| expected == 1)
-                .map(|id| Request { id, reply: b"reply"[..].into() }),
-            events: vec![NewEvent::new("placed", 1, payload)],
-            entity,
-        })
-        .await
-        .expect("an append");
+    journal.append(batch(key, expected, payload)).await.expect("an append");
 }
 
 async fn claim_all(journal: &LogJournal) {
     for shard in 0..journal.shards() {
-        journal.claim(duractor_journal::ShardId(shard)).await.expect("a claim");
+        journal.claim(ShardId(shard)).await.expect("a claim");
     }
 }
 
@@ -178,17 +179,30 @@ async fn replay(journal: &LogJournal, key: &str) -> Result<Vec<Vec<u8>>, Journal
     Ok(payloads)
 }
 
-/// Claims, appends to two entities, a deletion, and a sealed file.
+async fn probe(dir: &Path) -> Probe {
+    Probe::open(config(dir), env()).await.expect("the log opens")
+}
+
+/// Members, a vote, claims, appends to two entities, a deletion, and a sealed file. One at a time, without
+/// Raft: what shares a group commit would depend on how fast it is.
 async fn write_sample(dir: &Path) {
-    let journal = open(dir).await;
-    claim_all(&journal).await;
-    append(&journal, "a", 0, b"first").await;
-    append(&journal, "b", 0, b"other").await;
-    append(&journal, "a", 1, b"second").await;
-    journal.delete_to(&entity("a"), Seq(1), Term(1)).await.expect("a deletion");
-    journal.maintain().await.expect("maintenance");
-    append(&journal, "a", 2, b"third").await;
-    journal.shutdown().await;
+    let log = probe(dir).await;
+    for shard in (0..2).map(ShardId) {
+        log.members(shard, b"members"[..].into()).await.expect("durable");
+        log.vote(shard, b"vote"[..].into()).await.expect("durable");
+        log.claim(shard).await.expect("a claim");
+    }
+    for batch in [batch("a", 0, b"first"), batch("b", 0, b"other"), batch("a", 1, b"second")] {
+        log.write(&batch).await.expect("an append");
+    }
+    let refused = log.write(&batch("b", 0, b"refused")).await;
+    assert!(matches!(refused, Err(JournalError::WrongExpectedSeq { .. })), "{refused:?}");
+    log.delete(&entity("a"), Seq(1), Term(1)).await.expect("a deletion");
+    log.maintain().await.expect("maintenance");
+    log.write(&batch("a", 2, b"third")).await.expect("an append");
+    let shard = entity("b").shard(2);
+    log.members(shard, b"new members"[..].into()).await.expect("durable");
+    log.shutdown().await;
 }
 
 fn golden_dir() -> PathBuf {
@@ -243,10 +257,19 @@ async fn golden_files_open() {
         }
         fs::write(dir.path().join(path.file_name().expect("a name")), bytes).expect("written");
     }
-    let journal = open(dir.path()).await;
-    assert_eq!(replay(&journal, "a").await.expect("readable"), [&b"second"[..], b"third"]);
-    assert_eq!(replay(&journal, "b").await.expect("readable"), [b"other"]);
-    append(&journal, "a", 3, b"fourth").await;
+    let log = probe(dir.path()).await;
+    let payloads = async |key| {
+        let records = log.replay(&entity(key)).await.expect("readable");
+        records.into_iter().map(|record| record.event.payload.to_vec()).collect::<Vec<_>>()
+    };
+    assert_eq!(payloads("a").await, [&b"second"[..], b"third"]);
+    assert_eq!(payloads("b").await, [b"other"]);
+    for shard in (0..2).map(ShardId) {
+        assert_eq!(log.voted(shard).as_deref(), Some(&b"vote"[..]));
+        let members = if shard == entity("b").shard(2) { &b"new members"[..] } else { b"members" };
+        assert_eq!(log.membership(shard).as_deref(), Some(members));
+    }
+    log.write(&batch("a", 3, b"fourth")).await.expect("an append");
 }
 
 #[tokio::test]

@@ -158,7 +158,8 @@ impl Transport for Broken {
 #[derive(Default)]
 struct State {
     begun: HashMap<Member, u64>,
-    frame: Option<Event>,
+    /// The first frame of each peer.
+    held: HashMap<Member, Event>,
     early: Vec<Event>,
 }
 
@@ -184,13 +185,15 @@ impl Receiver for Relay {
             (Bug::OldSessionNumber, Event::Frame { from, session, .. }) => {
                 *session = state.begun[from];
             }
-            (Bug::FrameAfterDown, Event::Frame { .. }) if state.frame.is_none() => {
-                state.frame = Some(event);
+            (Bug::FrameAfterDown, Event::Frame { from, .. }) if !state.held.contains_key(from) => {
+                let from = *from;
+                state.held.insert(from, event);
                 return;
             }
-            (Bug::FrameAfterDown, Event::Down { .. }) => {
+            (Bug::FrameAfterDown, Event::Down { peer, .. }) => {
+                let held = state.held.remove(peer);
                 self.to.event(event);
-                return state.frame.take().into_iter().for_each(|frame| self.to.event(frame));
+                return held.into_iter().for_each(|frame| self.to.event(frame));
             }
             (Bug::FrameBeforeUp, Event::Up { .. }) => {
                 state.early.push(event);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     access::{Access, Missed},
-    codec::{decode_batch_head, decode_delete, decode_request},
+    codec::{Name, decode_batch_head, decode_batch_name, decode_delete, decode_request},
     entries::Spot,
     entry::{Body, Entry, LogId, Op, Ops},
     files::Files,
@@ -234,13 +234,13 @@ impl Machine {
         notes: &mut Vec<Note>,
     ) -> Result<Outcome, Pause> {
         let bad = || Pause::Failed(no_meaning(LogId { term: 0, index: position.index() }));
-        let batch = decode_batch_head(&op.payload).ok_or_else(bad)?;
+        let batch = decode_batch_name(&op.payload).ok_or_else(bad)?;
         if let Err(stale) = self.check_epoch(op.header.term) {
             return Ok(self.refuse(position, stale));
         }
         let expected = Seq(batch.first_seq.0.saturating_sub(1));
-        let Some(head) = self.heads.get(&batch.entity) else {
-            return Err(Pause::Needs(Need::Head(batch.entity)));
+        let Some((entity, head)) = self.heads.get(batch.name) else {
+            return Err(no_head(batch.name).ok_or_else(bad)?);
         };
         let last = Seq(expected.0.checked_add(batch.count).ok_or_else(bad)?);
         let actual = head.last_seq;
@@ -256,16 +256,17 @@ impl Machine {
                 len: op.header.frame_bytes() as u32,
             };
             let end = Position::from_u64(position.to_u64() + batch.count - 1);
-            notes.push(Note::Batch(batch.entity, (batch.first_seq, last), op.header.term, place));
+            let seqs = (batch.first_seq, last);
+            notes.push(Note::Batch(entity.clone(), seqs, op.header.term, place));
             return Ok(Outcome::Appended(Appended { last_seq: last, position: end }));
         }
-        if actual > expected {
-            if let Some(found) = self.repeat(op, &batch.entity, (batch.first_seq, last))? {
-                self.amended.push(Amended { position, deleted_to: None });
-                return Ok(Outcome::Appended(found));
-            }
+        let entity = entity.clone();
+        if actual > expected
+            && let Some(found) = self.repeat(op, &entity, (batch.first_seq, last))?
+        {
+            self.amended.push(Amended { position, deleted_to: None });
+            return Ok(Outcome::Appended(found));
         }
-        let entity = batch.entity;
         let error = JournalError::WrongExpectedSeq { entity, expected, actual };
         Ok(self.refuse(position, error))
     }
@@ -300,12 +301,12 @@ impl Machine {
         notes: &mut Vec<Note>,
     ) -> Result<Outcome, Pause> {
         let bad = || Pause::Failed(no_meaning(LogId { term: 0, index: position.index() }));
-        let (entity, wanted) = decode_delete(&op.payload).ok_or_else(bad)?;
+        let (name, wanted) = decode_delete(&op.payload).ok_or_else(bad)?;
         if let Err(stale) = self.check_epoch(op.header.term) {
             return Ok(self.refuse(position, stale));
         }
-        let Some(head) = self.heads.get(&entity) else {
-            return Err(Pause::Needs(Need::Head(entity)));
+        let Some((entity, head)) = self.heads.get(name) else {
+            return Err(no_head(name).ok_or_else(bad)?);
         };
         let (before, to) = (head.deleted_to, wanted.min(head.last_seq));
         if to <= before {
@@ -313,6 +314,7 @@ impl Machine {
             return Ok(Outcome::Deleted);
         }
         head.deleted_to = to;
+        let entity = entity.clone();
         if to < wanted {
             self.amended.push(Amended { position, deleted_to: Some(to) });
         }
@@ -370,7 +372,8 @@ pub(crate) fn note_again(
                     index.batch(&head.entity, (head.first_seq, last), shard, epoch, place);
                 }
                 (Kind::Delete, amended) if amended.is_none_or(|a| a.deleted_to.is_some()) => {
-                    let (entity, to) = decode_delete(&op.payload)?;
+                    let (name, to) = decode_delete(&op.payload)?;
+                    let entity = name.to_id()?;
                     let to = amended.and_then(|a| a.deleted_to).unwrap_or(to);
                     index.delete(&entity, to, shard, epoch, position);
                 }
@@ -381,6 +384,11 @@ pub(crate) fn note_again(
     }
     index.shard(shard, Term(0), last_position(entry)).term = Term(entry.id.term);
     Some(())
+}
+
+/// The head of this entity must be read. `None` where it is no entity's name.
+fn no_head(name: Name<'_>) -> Option<Pause> {
+    name.to_id().map(|entity| Pause::Needs(Need::Head(entity)))
 }
 
 /// The last position of an entry.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::frame::{HEADER_BYTES, Header};
 use crate::{
-    id::{EntityId, Position, Seq, Timestamp},
+    id::{EntityId, Position, Seq, Timestamp, hash_of},
     record::{AppendBatch, EventRecord, NewEvent, Request, RequestId},
 };
 
@@ -88,9 +88,12 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
+    pub(crate) fn name(&mut self) -> Option<Name<'a>> {
+        Some(Name { kind: self.text()?, key: self.text()? })
+    }
+
     pub(crate) fn entity(&mut self) -> Option<EntityId> {
-        let (kind, key) = (self.text()?, self.text()?);
-        EntityId::new(kind, key).ok()
+        self.name()?.to_id()
     }
 }
 
@@ -142,16 +145,50 @@ pub(crate) fn encode_delete(entity: &EntityId, to: Seq) -> Vec<u8> {
 }
 
 /// Whose deletion a payload holds, and up to which sequence number.
-pub(crate) fn decode_delete(payload: &[u8]) -> Option<(EntityId, Seq)> {
+pub(crate) fn decode_delete(payload: &[u8]) -> Option<(Name<'_>, Seq)> {
     let mut reader = Reader::new(payload);
-    let entity = reader.entity()?;
+    let name = reader.name()?;
     let to = Seq(reader.varint()?);
-    (reader.remaining() == 0).then_some((entity, to))
+    (reader.remaining() == 0).then_some((name, to))
+}
+
+/// An entity as it stands in a payload: compared and looked up without an allocation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Name<'a> {
+    kind: &'a str,
+    key: &'a str,
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn of(entity: &'a EntityId) -> Self {
+        Self { kind: entity.kind(), key: entity.key() }
+    }
+
+    /// As [`EntityId::hash64`]. `None` where it is no entity's name.
+    pub(crate) fn hash64(&self) -> Option<u64> {
+        hash_of(self.kind, self.key)
+    }
+
+    pub(crate) fn is_of(&self, entity: &EntityId) -> bool {
+        entity.key() == self.key && entity.kind() == self.kind
+    }
+
+    /// `None` where it is no entity's name.
+    pub(crate) fn to_id(self) -> Option<EntityId> {
+        EntityId::new(self.kind, self.key).ok()
+    }
 }
 
 /// Whose events a batch holds and which, without decoding them.
 pub(crate) struct BatchHead {
     pub entity: EntityId,
+    pub first_seq: Seq,
+    pub count: u64,
+}
+
+/// As [`BatchHead`], with the entity as it stands in the payload.
+pub(crate) struct BatchName<'a> {
+    pub name: Name<'a>,
     pub first_seq: Seq,
     pub count: u64,
 }
@@ -168,9 +205,15 @@ pub(crate) fn batch_count(payload: &[u8]) -> Option<u32> {
 
 /// The head of a batch's payload.
 pub(crate) fn decode_batch_head(payload: &[u8]) -> Option<BatchHead> {
+    let BatchName { name, first_seq, count } = decode_batch_name(payload)?;
+    Some(BatchHead { entity: name.to_id()?, first_seq, count })
+}
+
+/// The head of a batch's payload, without an allocation.
+pub(crate) fn decode_batch_name(payload: &[u8]) -> Option<BatchName<'_>> {
     let mut reader = Reader::new(payload);
-    let head = BatchHead {
-        entity: reader.entity()?,
+    let head = BatchName {
+        name: reader.name()?,
         first_seq: Seq(reader.varint()?),
         count: reader.varint()?,
     };
@@ -180,7 +223,7 @@ pub(crate) fn decode_batch_head(payload: &[u8]) -> Option<BatchHead> {
 /// The id of the request that a batch's payload answers, if it carries one.
 pub(crate) fn decode_request(payload: &[u8]) -> Option<RequestId> {
     let mut reader = Reader::new(payload);
-    reader.entity()?;
+    reader.name()?;
     for _ in 0..3 {
         reader.varint()?;
     }

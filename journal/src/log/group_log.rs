@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
 use super::{
     apply::{Fetched, Machine, Need, Pause, Placed, fetch},
+    codec::Name,
     entries::{Lookup, Spot},
     entry::{Body, Entry, LogId},
     files::FileSet,
@@ -293,7 +294,7 @@ impl GroupLog {
     /// The entity's head, as far as the group is applied. May wait for the disk.
     pub(crate) fn head_of(&self, entity: &EntityId) -> Result<Head, JournalError> {
         let mut machine = self.group.machine();
-        if let Some(head) = machine.heads.get(entity) {
+        if let Some((_, head)) = machine.heads.get(Name::of(entity)) {
             return Ok(*head);
         }
         let head = self.shared.files.now().head(entity)?;

@@ -70,15 +70,38 @@ impl Probe {
     ) -> Result<(), JournalError> {
         let mut ops = OpsBuilder::new(shard);
         ops.push(kind, epoch, records, frame);
+        self.add(shard, term, Body::Ops(ops.take())).await
+    }
+
+    async fn add(&self, shard: ShardId, term: u64, body: Body) -> Result<(), JournalError> {
         let group = self.group(shard);
         let last = group.state().last;
         let index = last.map_or(0, |id| id.index + 1);
         let term = term.max(last.map_or(1, |id| id.term));
-        let entry = Entry { id: LogId { term, index }, body: Body::Ops(ops.take()) };
+        let entry = Entry { id: LogId { term, index }, body };
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| drop(tx.send(result)));
         group.append(vec![entry], done);
         rx.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Writes new members of the group and applies that.
+    pub async fn members(&self, shard: ShardId, members: Bytes) -> Result<(), JournalError> {
+        self.add(shard, 0, Body::Membership(members)).await?;
+        self.apply_all(shard).await
+    }
+
+    /// Writes down a vote.
+    pub async fn vote(&self, shard: ShardId, vote: Bytes) -> Result<(), JournalError> {
+        let (tx, rx) = oneshot::channel();
+        self.group(shard).save_vote(vote, Box::new(move |result| drop(tx.send(result))));
+        rx.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// The vote that was written down last.
+    #[must_use]
+    pub fn voted(&self, shard: ShardId) -> Option<Bytes> {
+        self.group(shard).state().vote
     }
 
     async fn apply(&self, shard: ShardId, entries: Vec<Entry>) -> Result<(), JournalError> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use super::{
     build::{Builder, ShardMark},
-    codec::decode_batch_head,
+    codec::decode_batch_name,
     cursor::Cursor,
     files::FileSet,
     footer::ShardRow,
@@ -67,6 +67,11 @@ impl Sealing<'_> {
                 let known = known.unwrap_or_default();
                 let deleted_to =
                     known.deleted_to.max(self.set.deleted_after(entity, live.id, self.marked)?);
+                #[cfg(feature = "planted")]
+                let deleted_to = match crate::planted::is(crate::planted::Planted::PurgeRetained) {
+                    true => deleted_to.max(Some(known.last_seq)),
+                    false => deleted_to,
+                };
                 let from = (live.path.as_path(), live.salt);
                 read_runs(
                     &*live.file,
@@ -233,7 +238,7 @@ fn copy(
         if header.kind != Kind::Batch {
             continue;
         }
-        let head = decode_batch_head(payload)
+        let head = decode_batch_name(payload)
             .ok_or_else(|| JournalError::corrupt(path, offset, "a frame has no meaning"))?;
         let last = head.first_seq.plus(head.count - 1);
         if last > deleted_to.unwrap_or_default() {

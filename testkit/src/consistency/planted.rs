@@ -32,13 +32,11 @@ pub enum Planted {
     NoRewrite,
     /// Folders are not synced.
     NoDirSync,
-    /// A full disk refuses one write, and not those that wait behind it.
-    RefuseOneAlone,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 8] = [
+    pub const ALL: [Planted; 7] = [
         Planted::AckBeforeFsync,
         Planted::CutAtDamage,
         Planted::UncheckedSnapshot,
@@ -46,7 +44,6 @@ impl Planted {
         Planted::LeftoverTail,
         Planted::NoRewrite,
         Planted::NoDirSync,
-        Planted::RefuseOneAlone,
     ];
 
     /// The name on the command line.
@@ -60,7 +57,6 @@ impl Planted {
             Planted::LeftoverTail => "leftover-tail",
             Planted::NoRewrite => "no-rewrite",
             Planted::NoDirSync => "no-dir-sync",
-            Planted::RefuseOneAlone => "refuse-one-alone",
         }
     }
 
@@ -75,9 +71,7 @@ impl Planted {
     pub fn found_by(self) -> &'static [Scenario] {
         match self {
             Planted::AckBeforeFsync | Planted::NoDirSync => &[Scenario::Log, Scenario::Snapshot],
-            Planted::LeftoverTail | Planted::NoRewrite | Planted::RefuseOneAlone => {
-                &[Scenario::Log]
-            }
+            Planted::LeftoverTail | Planted::NoRewrite => &[Scenario::Log],
             Planted::CutAtDamage | Planted::UncheckedSnapshot | Planted::UnboundFrames => {
                 &[Scenario::Flips]
             }
@@ -103,7 +97,6 @@ pub(super) fn plant(bug: Option<Planted>) {
     duractor_journal::planted::plant(match bug {
         Some(Planted::CutAtDamage) => Some(InLog::CutAtDamage),
         Some(Planted::UnboundFrames) => Some(InLog::UnboundFrames),
-        Some(Planted::RefuseOneAlone) => Some(InLog::RefuseOneAlone),
         Some(Planted::LeftoverTail) => Some(InLog::LeftoverTail),
         _ => None,
     });

@@ -188,7 +188,7 @@ impl DiskFile for Handle {
     fn read_cached_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
         // Now and then it would have to wait.
         let n = offset as usize / 64;
-        Ok(n % 3 != 0 && self.read_at(offset, buf)? == buf.len())
+        Ok(!n.is_multiple_of(3) && self.read_at(offset, buf)? == buf.len())
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {

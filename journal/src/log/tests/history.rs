@@ -352,13 +352,16 @@ async fn history(seed: u64) {
     live(&disk, &mut rng, &mut groups, 8, &format!("seed {seed}, last")).await;
 }
 
+/// Runs the history of a seed, the same each time.
+pub(super) fn run(seed: u64) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(history(seed));
+}
+
 #[test]
 fn random_histories_come_to_what_the_model_says() {
     let seeds = std::env::var("LOG_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     let first = std::env::var("LOG_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + seeds {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(history(seed));
-    }
+    (first..first + seeds).for_each(run);
 }

@@ -7,6 +7,8 @@ mod cases;
 mod disk;
 mod history;
 mod model;
+#[cfg(feature = "planted")]
+mod planted;
 
 use std::{path::Path, sync::Arc};
 
