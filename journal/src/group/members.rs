@@ -49,6 +49,11 @@ fn refused(shard: ShardId, reason: impl ToString) -> JournalError {
     JournalError::Membership { shard, reason: reason.to_string() }
 }
 
+/// The engine has stopped, because its log did or the journal is closing.
+fn stopped(shard: ShardId) -> JournalError {
+    JournalError::OutcomeUnknown { shard, reason: "its replica has stopped here".into() }
+}
+
 /// The group's voters, asked of the engine itself: what it tells by itself comes a little later.
 pub(crate) async fn voters(replica: &Replica) -> Result<BTreeSet<Member>, JournalError> {
     let look = |state: &openraft::RaftState<Group>| {
@@ -146,7 +151,7 @@ async fn caught_up(replica: &Replica, joining: &BTreeSet<Member>) -> Result<(), 
         }
         match tokio::time::timeout_at(until, metrics.changed()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(JournalError::Closed),
+            Ok(Err(_)) => return Err(stopped(replica.shard)),
             Err(_) => return Err(refused(replica.shard, "a new member does not catch up")),
         }
     }
@@ -175,7 +180,7 @@ pub(crate) async fn transfer(replica: &Replica, to: Member) -> Result<(), Journa
         }
         match tokio::time::timeout_at(until, metrics.changed()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(JournalError::Closed),
+            Ok(Err(_)) => return Err(stopped(shard)),
             Err(_) => return Err(refused(shard, format!("{to} did not take over"))),
         }
     }

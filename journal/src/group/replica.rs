@@ -60,14 +60,11 @@ impl Replica {
         let shard = log.shard();
         let patience = Duration::from_millis(timing.election_max_ms * 2);
         let network = Network { peers: peers.clone(), shard, patience };
-        let raft = Raft::new(
-            peers.me().to_u64(),
-            raft_config(timing)?,
-            network,
-            Store::new(log.clone(), proposals.clone()),
-            Machine::new(log.clone()),
-        )
-        .await?;
+        let me = peers.me().to_u64();
+        let store = Store::new(log.clone(), proposals.clone(), me);
+        let machine = Machine::new(log.clone());
+        let raft = Raft::new(me, raft_config(timing)?, network, store.clone(), machine).await?;
+        store.started();
         let receiving = Receiving::default();
         Ok(Arc::new(Self { shard, raft, log, peers, proposals, timing, receiving, hub }))
     }
