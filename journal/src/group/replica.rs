@@ -61,10 +61,9 @@ impl Replica {
         let patience = Duration::from_millis(timing.election_max_ms * 2);
         let network = Network { peers: peers.clone(), shard, patience };
         let me = peers.me().to_u64();
-        let store = Store::new(log.clone(), proposals.clone(), me);
+        let store = Store::new(log.clone(), proposals.clone());
         let machine = Machine::new(log.clone());
-        let raft = Raft::new(me, raft_config(timing)?, network, store.clone(), machine).await?;
-        store.started();
+        let raft = Raft::new(me, raft_config(timing)?, network, store, machine).await?;
         let receiving = Receiving::default();
         Ok(Arc::new(Self { shard, raft, log, peers, proposals, timing, receiving, hub }))
     }
@@ -121,6 +120,9 @@ impl Replica {
         let caught_up =
             metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
         let lease = Duration::from_millis(self.timing.election_max_ms);
+        if !metrics.membership_config.voter_ids().any(|voter| voter == metrics.id) {
+            return Ownership::Other { leader: None };
+        }
         let alone = metrics.membership_config.voter_ids().count() <= 1;
         let heard =
             alone || metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < lease);
@@ -214,7 +216,9 @@ impl Replica {
             ));
         }
         // The lease costs nothing; asking a quorum costs a round trip.
-        if let Ok(read) = self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await {
+        if let Ok(read) = self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await
+            && self.votes().await
+        {
             return Ok(read);
         }
         let patience = Duration::from_millis(self.timing.election_max_ms * 2);
@@ -225,6 +229,17 @@ impl Replica {
             Ok(Err(error)) => Err(self.unavailable(&error.to_string())),
             Err(_) => Err(self.unavailable("no quorum answers")),
         }
+    }
+
+    /// Whether this replica has a vote, asked of the engine after the lease was looked at. A leader
+    /// that is leaving has none, and then its lease protects nothing: the only voter that stays is
+    /// elected at once, without waiting for it. Seen in simulation as a stale read.
+    async fn votes(&self) -> bool {
+        let me = self.me().to_u64();
+        let look = move |state: &openraft::RaftState<Group>| {
+            state.membership_state.effective().voter_ids().any(|voter| voter == me)
+        };
+        self.raft.with_raft_state(look).await.unwrap_or(false)
     }
 
     fn unavailable(&self, reason: &str) -> JournalError {

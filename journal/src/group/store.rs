@@ -1,14 +1,6 @@
 //! openraft's log: the group's part of the node's log.
 
-use std::{
-    fmt::Debug,
-    io,
-    ops::RangeBounds,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt::Debug, io, ops::RangeBounds, sync::Arc};
 
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
@@ -39,33 +31,11 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) struct Store {
     log: GroupLog,
     proposals: Arc<Proposals>,
-    me: u64,
-    /// Until the engine has read what there is.
-    starting: Arc<AtomicBool>,
 }
 
 impl Store {
-    pub(crate) fn new(log: GroupLog, proposals: Arc<Proposals>, me: u64) -> Self {
-        Self { log, proposals, me, starting: Arc::new(AtomicBool::new(true)) }
-    }
-
-    /// The engine has read what there is.
-    pub(crate) fn started(&self) {
-        self.starting.store(false, Ordering::Release);
-    }
-
-    /// A leader that restarts is a candidate of its old term. Told that it leads, the engine (which is
-    /// not to restore leaders) neither leads nor asks to be elected; and where it has the longest log,
-    /// nobody else can be. Seen in simulation: no leader for ever.
-    fn as_found(&self, mut vote: RaftVote) -> RaftVote {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::LeaderRestore) {
-            return vote;
-        }
-        if vote.leader_id.voted_for == self.me && self.starting.load(Ordering::Acquire) {
-            vote.committed = false;
-        }
-        vote
+    pub(crate) fn new(log: GroupLog, proposals: Arc<Proposals>) -> Self {
+        Self { log, proposals }
     }
 }
 
@@ -109,8 +79,7 @@ impl RaftLogReader<Group> for Store {
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
         let vote = self.log.state().vote;
-        let vote = vote.map(|bytes| decode_vote(&bytes).ok_or_else(|| malformed("vote")));
-        Ok(vote.transpose()?.map(|vote| self.as_found(vote)))
+        vote.map(|bytes| decode_vote(&bytes).ok_or_else(|| malformed("vote"))).transpose()
     }
 }
 

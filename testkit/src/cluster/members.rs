@@ -104,9 +104,8 @@ async fn move_shard(world: &Arc<World>, members: &mut Members, rng: &mut Rng) {
     settle(world, members, shard, voters, learners).await;
 }
 
-/// The node's disk is gone; a new one joins in its place.
-pub(crate) async fn replace(world: &Arc<World>, members: &mut Members, node: NodeId) {
-    // Whoever is the only voter takes its shard's events with it.
+/// Makes every node a voter of every shard, where a shard could not do without this node.
+async fn spare(world: &Arc<World>, members: &mut Members, node: NodeId) {
     let alone =
         |voters: &BTreeSet<Member>| voters.len() < 3 && voters.iter().any(|m| m.node == node);
     if members.voters.values().any(alone) {
@@ -115,6 +114,12 @@ pub(crate) async fn replace(world: &Arc<World>, members: &mut Members, node: Nod
             settle(world, members, shard, all, BTreeSet::new()).await;
         }
     }
+}
+
+/// The node's disk is gone; a new one joins in its place.
+pub(crate) async fn replace(world: &Arc<World>, members: &mut Members, node: NodeId) {
+    // Whoever is the only voter takes its shard's events with it.
+    spare(world, members, node).await;
     let old = world.node(node).member();
     world.stop(node, Stop::Crashed);
     world.replace_disk(node);
@@ -138,6 +143,8 @@ pub(crate) async fn replace(world: &Arc<World>, members: &mut Members, node: Nod
 /// Bits flip on the node's disk, in what is durable and not at the end of the log. It must be
 /// noticed, at the latest when they are read. Then the disk is replaced, noticed or not.
 async fn damage(world: &Arc<World>, members: &mut Members, node: NodeId, rng: &mut Rng) {
+    // The node may not open any more, and then nobody could do without it.
+    spare(world, members, node).await;
     let sim = world.node(node).sim();
     let Some((path, at)) = durable_byte(sim.disk(), rng) else { return };
     world.node(node).disk_rots();

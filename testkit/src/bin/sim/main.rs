@@ -94,7 +94,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.trace {
         tracing_subscriber::fmt()
-            .with_env_filter("warn,duractor=debug,duractor_journal=debug,duractor_snapshot=debug")
+            .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| {
+                "warn,duractor=debug,duractor_journal=debug,duractor_snapshot=debug".into()
+            }))
             .without_time()
             .with_writer(std::io::stderr)
             .init();
