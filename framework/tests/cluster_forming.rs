@@ -42,10 +42,10 @@ async fn a_cluster_is_formed_once() {
     let place = Place::new(1);
     let cluster = place.bootstrap().await;
     // On the same folder, running or not.
-    let twice = Cluster::bootstrap_parts(place.parts(1)).await;
+    let twice = Cluster::bootstrap_with(place.parts(1)).await;
     assert!(matches!(twice, Err(ClusterError::AlreadyFormed { .. })));
     // On another node, which can reach the first.
-    let Err(error) = Cluster::bootstrap_parts(place.parts(2)).await else { panic!("formed") };
+    let Err(error) = Cluster::bootstrap_with(place.parts(2)).await else { panic!("formed") };
     assert!(matches!(error, ClusterError::ClusterExists { .. }), "{error}");
     assert!(!place.data(2).exists(), "nothing was written");
     // In a folder with something else in it.
@@ -53,9 +53,9 @@ async fn a_cluster_is_formed_once() {
     std::fs::write(place.data(3).join("letter.txt"), "dear").unwrap();
     let mut alone = place.parts(3);
     alone.discovery.clear();
-    let Err(error) = Cluster::bootstrap_parts(alone.clone()).await else { panic!("formed") };
+    let Err(error) = Cluster::bootstrap_with(alone.clone()).await else { panic!("formed") };
     assert!(error.to_string().contains("letter.txt is there"), "{error}");
-    let Err(error) = Cluster::start_parts(alone).await else { panic!("started") };
+    let Err(error) = Cluster::start_with(alone).await else { panic!("started") };
     assert!(matches!(error, ClusterError::NotEmpty { .. }), "{error}");
     cluster.shutdown().await;
 }
@@ -63,7 +63,7 @@ async fn a_cluster_is_formed_once() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_folder_without_seeds_is_told_what_to_do() {
     let place = Place::new(1);
-    let Err(error) = Cluster::start_parts(place.parts(1)).await else { panic!("started") };
+    let Err(error) = Cluster::start_with(place.parts(1)).await else { panic!("started") };
     assert!(error.to_string().contains("form a new cluster on one node, or set"), "{error}");
 }
 
@@ -111,8 +111,8 @@ async fn nodes_come_back_in_any_order() {
     let before = clusters[0].status().cluster_id;
     stop_all(clusters).await;
     // The seed comes last, and the others find each other without it.
-    let third = Cluster::start_parts(place.parts(3)).await.unwrap();
-    let second = Cluster::start_parts(place.parts(2)).await.unwrap();
+    let third = Cluster::start_with(place.parts(3)).await.unwrap();
+    let second = Cluster::start_with(place.parts(2)).await.unwrap();
     second.wait_ready(SOON).await.unwrap();
     third.wait_ready(SOON).await.unwrap();
     let first = place.start(1).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_node_leaves_and_takes_nothing_with_it() {
         place.until("the news", || phase(cluster, leader) == Some(Phase::Removed)).await;
     }
     // With its old disk it is refused, and says so.
-    let back = Cluster::start_parts(place.parts(leader.node.0)).await.unwrap();
+    let back = Cluster::start_with(place.parts(leader.node.0)).await.unwrap();
     let refused = back.wait_ready(SOON).await.expect_err("it was removed").to_string();
     assert!(refused.contains("was removed from the cluster"), "{refused}");
     assert!(back.transport().peers().is_empty(), "nobody talks to it");
@@ -174,7 +174,7 @@ async fn a_node_leaves_and_takes_nothing_with_it() {
     let others = clusters.iter().map(|cluster| cluster.address().to_owned());
     parts.discovery =
         vec![std::sync::Arc::new(duractor::cluster::discovery::Fixed(others.collect()))];
-    let back = Cluster::start_parts(parts).await.unwrap();
+    let back = Cluster::start_with(parts).await.unwrap();
     back.wait_ready(SOON).await.unwrap();
     assert_eq!(back.me(), Member { node: leader.node, incarnation: 2 });
     clusters.push(back);
@@ -262,7 +262,7 @@ async fn an_empty_disk_takes_the_place_of_the_old_one() {
     config.node.data_dir = place.data(22);
     config.net.listen = address(22);
     config.timing.join_timeout_ms = 5_000;
-    let twin = Cluster::start_parts(place.parts_of(config)).await;
+    let twin = Cluster::start_with(place.parts_of(config)).await;
     assert!(matches!(twin, Err(ClusterError::Refused(Refusal::StillUp { .. }))));
     assert!(!place.data(22).exists());
 
@@ -283,7 +283,7 @@ async fn an_empty_disk_takes_the_place_of_the_old_one() {
     second.shutdown().await;
     wipe(&place.data(2));
     std::fs::rename(&old, place.data(2)).unwrap();
-    let back = Cluster::start_parts(place.parts(2)).await.unwrap();
+    let back = Cluster::start_with(place.parts(2)).await.unwrap();
     let refused = back.wait_ready(SOON).await.expect_err("it was replaced").to_string();
     assert!(refused.contains("2.2 took the place of 2.1"), "{refused}");
     back.shutdown().await;
@@ -299,7 +299,7 @@ async fn the_disk_of_another_cluster_is_refused() {
     // Node 3 of the other cluster of the same name, plugged into this one.
     let mut config = place.config(3);
     config.node.data_dir = other.data(3);
-    let stranger = Cluster::start_parts(place.parts_of(config)).await.unwrap();
+    let stranger = Cluster::start_with(place.parts_of(config)).await.unwrap();
     let refused = stranger.wait_ready(SOON).await.expect_err("it is a stranger").to_string();
     assert!(refused.contains("is of cluster \"test\" with id"), "{refused}");
     assert!(stranger.transport().peers().is_empty());
@@ -319,7 +319,7 @@ async fn the_folder_of_another_node_is_refused() {
     place.bootstrap().await.shutdown().await;
     let mut config = place.config(2);
     config.node.data_dir = place.data(1);
-    let Err(error) = Cluster::start_parts(place.parts_of(config)).await else { panic!("started") };
+    let Err(error) = Cluster::start_with(place.parts_of(config)).await else { panic!("started") };
     assert!(error.to_string().contains("it belongs to node 1, and node.number is 2"), "{error}");
 }
 
@@ -349,7 +349,7 @@ async fn a_damaged_disk_stays_where_nobody_else_has_what_it_had() {
     let place = Place::new(1);
     place.bootstrap().await.shutdown().await;
     place.world.damage(Member::new(1, 1));
-    let Err(error) = Cluster::start_parts(place.parts(1)).await else { panic!("started") };
+    let Err(error) = Cluster::start_with(place.parts(1)).await else { panic!("started") };
     assert!(error.to_string().contains("a flipped bit"), "{error}");
     assert!(place.data(1).join("log/META").exists(), "nothing moved");
 
@@ -360,7 +360,7 @@ async fn a_damaged_disk_stays_where_nobody_else_has_what_it_had() {
     third.shutdown().await;
     clusters.pop().unwrap().shutdown().await;
     place.world.damage(Member::new(3, 1));
-    let Err(error) = Cluster::start_parts(place.parts(3)).await else { panic!("started") };
+    let Err(error) = Cluster::start_with(place.parts(3)).await else { panic!("started") };
     assert!(matches!(error, ClusterError::TimedOut { .. }), "{error}");
     assert!(place.data(3).join("log/META").exists(), "nothing moved");
     stop_all(clusters).await;
@@ -373,11 +373,11 @@ async fn a_new_cluster_is_made_of_the_last_node() {
     let before = clusters[0].status().cluster_id;
     stop_all(clusters).await;
     let parts = |node| -> Parts { place.parts(node) };
-    let wrong = Cluster::force_new_cluster_parts(parts(2), "yes").await;
+    let wrong = Cluster::force_new_cluster_with(parts(2), "yes").await;
     let Err(ClusterError::NotConfirmed { expected }) = wrong else { panic!("{wrong:?}") };
     assert_eq!(expected, "test/2");
     assert!(place.world.forced.lock().unwrap().is_empty());
-    let lost = Cluster::force_new_cluster_parts(parts(2), &expected).await.unwrap();
+    let lost = Cluster::force_new_cluster_with(parts(2), &expected).await.unwrap();
     assert_eq!(lost, []);
     let second = place.start(2).await.unwrap();
     let after = second.status();
@@ -389,7 +389,7 @@ async fn a_new_cluster_is_made_of_the_last_node() {
     let mut third = parts(3);
     third.discovery =
         vec![std::sync::Arc::new(duractor::cluster::discovery::Fixed(vec![address(2)]))];
-    let third = Cluster::start_parts(third).await.unwrap();
+    let third = Cluster::start_with(third).await.unwrap();
     assert!(third.wait_ready(SOON).await.is_err());
     assert!(second.transport().peers().is_empty());
     third.shutdown().await;

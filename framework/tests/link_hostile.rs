@@ -240,9 +240,9 @@ async fn recording_gets_nowhere(site: Site, expected: &[Refusal]) {
     let tapes = proxy.tapes();
     assert!(tapes.len() >= 3 && tapes.iter().all(|tape| tape.len() > 60));
     friend.shutdown().await;
-    heard
-        .until(|events| events.iter().any(|e| matches!(e, Event::Down { .. })).then_some(()))
-        .await;
+    // The end is heard on each of the four channels.
+    let ends = |events: &[Event]| events.iter().filter(|e| matches!(e, Event::Down { .. })).count();
+    heard.until(|events| (ends(events) == 4).then_some(())).await;
     let before = heard.events.lock().unwrap().len();
     let refused = |links: &Links| {
         let by_us = links.refusals().by_us;

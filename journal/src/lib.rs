@@ -36,6 +36,9 @@ pub use env::Env;
 pub use error::{Corruption, Effect, JournalError};
 pub use group::{GroupStatus, LogJournal, Replication, Role, Timing};
 pub use id::{EntityId, InvalidId, Position, Seq, ShardId, Term, Timestamp};
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub use log::probe;
 pub use log::{LogConfig, LogUsage};
 pub use memory::MemoryJournal;
 pub use port::{

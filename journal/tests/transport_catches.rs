@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use bytes::Bytes;
@@ -43,7 +46,12 @@ struct Nodes(MemoryNetwork, Bug);
 impl Provider for Nodes {
     async fn start(&self, node: u32) -> Arc<dyn Transport> {
         let inner = self.0.start(Member::new(node, 1), &self.address(node));
-        Arc::new(Broken { inner, bug: self.1, held_back: Mutex::default() })
+        Arc::new(Broken {
+            inner,
+            bug: self.1,
+            held_back: Mutex::default(),
+            listened: AtomicBool::new(false),
+        })
     }
 
     async fn stop(&self, node: u32) {
@@ -64,6 +72,7 @@ struct Broken {
     inner: Arc<dyn Transport>,
     bug: Bug,
     held_back: Mutex<Option<Bytes>>,
+    listened: AtomicBool,
 }
 
 impl Transport for Broken {
@@ -125,7 +134,8 @@ impl Transport for Broken {
     }
 
     fn listen(&self, channel: Channel, receiver: Arc<dyn Receiver>) {
-        let relay = Relay { to: receiver, bug: self.bug, state: Mutex::default() };
+        let newer = self.listened.swap(true, SeqCst);
+        let relay = Relay { to: receiver, bug: self.bug, newer, state: Mutex::default() };
         self.inner.listen(channel, Arc::new(relay));
     }
 
@@ -148,13 +158,14 @@ impl Transport for Broken {
 struct State {
     begun: HashMap<Member, u64>,
     frame: Option<Event>,
-    ups: usize,
     early: Vec<Event>,
 }
 
 struct Relay {
     to: Arc<dyn Receiver>,
     bug: Bug,
+    /// Whether it took the place of another.
+    newer: bool,
     state: Mutex<State>,
 }
 
@@ -189,9 +200,7 @@ impl Receiver for Relay {
                 return state.early.drain(..).for_each(|up| self.to.event(up));
             }
             (Bug::NewReceiverNotTold, Event::Up { .. }) => {
-                // The receivers of the beginning are there before any link is.
-                state.ups += 1;
-                if state.ups == 1 && TOLD.with(|told| told.replace(true)) {
+                if self.newer {
                     return;
                 }
             }
@@ -199,10 +208,6 @@ impl Receiver for Relay {
         }
         self.to.event(event);
     }
-}
-
-thread_local! {
-    static TOLD: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 macro_rules! catches {

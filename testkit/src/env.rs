@@ -1,8 +1,13 @@
 //! All seams of one node, simulated: disk, clock, entropy and offload, from one seed.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use duractor_journal::{
@@ -10,7 +15,11 @@ use duractor_journal::{
     env::{Clock, Entropy, Offload},
 };
 use futures_util::future::BoxFuture;
-use tokio::{runtime, task::AbortHandle, time::Instant};
+use tokio::{
+    runtime,
+    task::AbortHandle,
+    time::{Instant, Sleep, sleep_until},
+};
 
 use crate::{
     disk::{DiskFaults, SimDisk},
@@ -78,6 +87,13 @@ impl SimEnv {
     /// Sets how far the node's clock is ahead of the others, in milliseconds; below 0 it is behind.
     pub fn set_skew_ms(&self, skew_ms: i64) {
         self.clock.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    /// Holds the node's workers up for so long from now, as a disk does that is slow to sync: what
+    /// is handed to them waits.
+    pub fn stall(&self, time: Duration) {
+        let mut until = self.offload.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = Some(Instant::now() + time);
     }
 
     /// Loses power: workers are aborted before their next step, and the disk keeps what it draws.
@@ -172,6 +188,8 @@ impl Entropy for SimEntropy {
 #[derive(Default)]
 struct Inline {
     workers: Mutex<Vec<AbortHandle>>,
+    /// Until when workers are held up.
+    stalled: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Inline {
@@ -189,6 +207,7 @@ impl Offload for Inline {
     }
 
     fn worker(&self, _name: &str, work: BoxFuture<'static, ()>) {
+        let work = Worker { work, stalled: self.stalled.clone(), waits: None };
         let worker = tokio::spawn(work).abort_handle();
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.retain(|worker| !worker.is_finished());
@@ -196,9 +215,36 @@ impl Offload for Inline {
     }
 }
 
+/// A worker that goes on only while nothing holds it up.
+struct Worker {
+    work: BoxFuture<'static, ()>,
+    stalled: Arc<Mutex<Option<Instant>>>,
+    waits: Option<Pin<Box<Sleep>>>,
+}
+
+impl Future for Worker {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(waits) = &mut self.waits {
+                if waits.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                self.waits = None;
+            }
+            let until = *self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => self.waits = Some(Box::pin(sleep_until(until))),
+                None => return self.work.as_mut().poll(context),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use super::*;
 
@@ -269,6 +315,22 @@ mod tests {
             assert_eq!(sim.disk().peek(Path::new("/log")), written);
             assert!(old.disk.open(Path::new("/log")).is_err());
             assert!(sim.env().disk.open(Path::new("/log")).is_ok());
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_stalled_worker_waits() -> std::io::Result<()> {
+        run_sim(1, async |sim| {
+            start_worker(&sim)?;
+            tokio::time::sleep(Duration::from_millis(95)).await;
+            let written = |sim: &SimEnv| sim.disk().peek(Path::new("/log")).map(|log| log.len());
+            assert_eq!(written(&sim), Some(10));
+            sim.stall(Duration::from_millis(100));
+            tokio::time::sleep(Duration::from_millis(90)).await;
+            assert_eq!(written(&sim), Some(10));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(written(&sim) > Some(10));
             Ok(())
         })
     }

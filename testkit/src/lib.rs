@@ -9,11 +9,15 @@
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
 //! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
 //! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
+//! | [`process`] | clusters of real processes, for the binaries `crash` and `bench` |
 
+pub mod cluster;
 pub mod consistency;
 pub mod disk;
 pub mod entity;
 pub mod env;
+#[doc(hidden)]
+pub mod process;
 pub mod rng;
 
 pub use disk::{DiskFaults, Fault, Keep, Op, Rule, SimDisk};

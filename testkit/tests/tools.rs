@@ -114,12 +114,74 @@ fn a_table_without_json() {
 }
 
 #[test]
-fn more_nodes_are_refused() {
-    for (program, line) in [(BENCH, "append --nodes 3"), (CRASH, "--nodes 3 --trials 1")] {
+fn a_cluster_has_one_or_at_least_three_nodes() {
+    for (program, line) in [(BENCH, "append --nodes 2"), (CRASH, "--nodes 2 --trials 1")] {
         let dir = tempfile::tempdir().expect("a folder");
         let output = run(program, dir.path(), line);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && errors.contains("only 1 node"), "{errors}");
+        assert!(!output.status.success() && errors.contains("1, or 3 to 7"), "{errors}");
+    }
+}
+
+#[test]
+fn append_to_three_nodes() {
+    let line = "append --nodes 3 --writers 4 --seconds 0.2 --shards 3";
+    let results =
+        bench(line, 1, "nodes writers shards events_per_s p50_us p99_us ratio_per_writer");
+    assert_eq!((&results[0]["nodes"], &results[0]["tls"]), (&3.into(), &true.into()));
+    assert!(results[0]["events_per_s"].as_f64() > Some(0.0), "{results:?}");
+}
+
+#[test]
+fn replay_on_a_follower() {
+    let line = "replay --nodes 3 --events 1000 --streams many --stream-events 50 --shards 3";
+    for result in bench(line, 2, "events_per_s events_read") {
+        assert_eq!(result["events_read"], 1000, "{result}");
+    }
+}
+
+#[test]
+fn failover() {
+    let line = "failover --trials 2 --graceful 1 --shards 3";
+    let fields = "trials p50_ms p99_ms worst_ms graceful_worst_ms events_per_s";
+    let results = bench(line, 1, fields);
+    assert_eq!(results[0]["trials"], 2, "{results:?}");
+    assert!(results[0]["p50_ms"].as_f64() > Some(0.0), "{results:?}");
+}
+
+#[test]
+fn catchup() {
+    let line = "catchup --events 300 --writers 2 --seconds 0.2 --shards 2";
+    let results = bench(line, 2, "catch_up_s before_per_s meanwhile_per_s meanwhile_ratio");
+    assert_eq!((&results[0]["lag"], &results[1]["lag"]), (&"missed".into(), &"empty".into()));
+}
+
+#[test]
+fn idle() {
+    bench("idle --shards 1,3 --seconds 0.2 --insecure", 2, "cpu_percent us_per_group");
+}
+
+#[test]
+fn crash_finds_nothing_to_complain_about_in_three_nodes() {
+    let results = results(CRASH, "--nodes 3 --trials 3 --json");
+    assert_eq!((&results[0]["trials"], &results[0]["nodes"]), (&3.into(), &3.into()));
+    assert!(results[0]["acked"].as_u64() > Some(0), "{results:?}");
+    assert_eq!(results[0]["replicas_equal"], true, "{results:?}");
+    for field in ["lost", "duplicated", "other"] {
+        assert_eq!(results[0][field], 0, "{results:?}");
+    }
+}
+
+#[test]
+fn crash_sees_what_is_planted_in_three_nodes() {
+    for (plant, field) in [("lose", "lost"), ("duplicate", "duplicated"), ("differ", "other")] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let line = format!("--nodes 3 --trials 2 --plant {plant} --json");
+        let output = run(CRASH, dir.path(), &line);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(result[field].as_u64() > Some(0), "{line}: {result}");
+        assert_eq!(result["replicas_equal"], plant != "differ", "{line}: {result}");
     }
 }
 

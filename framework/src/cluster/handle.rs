@@ -14,7 +14,7 @@ use ractor::{Actor, ActorRef};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    connect::{Connect, OpenGroups},
+    connect::Connect,
     desk::Desk,
     discovery::{Discovery, find_all},
     error::{ClusterError, Refusal},
@@ -53,23 +53,21 @@ impl Cluster {
     /// [`ClusterError::AlreadyFormed`], [`ClusterError::NotEmpty`], [`ClusterError::ClusterExists`]
     /// where a seed knows the cluster: nothing was written. After other errors `start` goes on with
     /// what was begun.
-    pub async fn bootstrap_parts(parts: Parts) -> Result<Self, ClusterError> {
-        let identity = parts.form().await?;
-        Self::run(parts, identity).await
+    pub async fn bootstrap(config: Config, env: Env) -> Result<Self, ClusterError> {
+        Self::bootstrap_with(Parts::configured(config, env)?).await
     }
 
     /// Starts this node: as the member that its data directory belongs to, or, where that is empty,
     /// by joining the cluster that its seeds know. Nodes may start in any order. Returns when the
     /// node runs; it may not be [ready](Self::wait_ready) yet.
     ///
-    /// A directory that is damaged is set aside where other nodes have what was in it, and the node
-    /// joins anew.
+    /// A log that is damaged is set aside where other nodes have what was in it, and the node joins
+    /// anew.
     ///
     /// # Errors
     /// [`ClusterError`] says what to do.
-    pub async fn start_parts(parts: Parts) -> Result<Self, ClusterError> {
-        let identity = parts.identify().await?;
-        Self::run(parts, identity).await
+    pub async fn start(config: Config, env: Env) -> Result<Self, ClusterError> {
+        Self::start_with(Parts::configured(config, env)?).await
     }
 
     /// Makes this node, which must not run, the only one of a new cluster: for a cluster that has
@@ -77,11 +75,41 @@ impl Cluster {
     ///
     /// What only the lost nodes had is lost, and they must never be started with their disks again.
     /// This node's data are kept. Returns the shards that it has no replica of: they begin empty.
-    /// [`start`](Self::start_parts) the node then. May be repeated where it failed.
+    /// [`start`](Self::start) the node then. May be repeated where it failed.
     ///
     /// # Errors
     /// [`ClusterError::NotConfirmed`] with the text to give; nothing was written then.
-    pub async fn force_new_cluster_parts(
+    pub async fn force_new_cluster(
+        config: Config,
+        env: Env,
+        confirm: &str,
+    ) -> Result<Vec<ShardId>, ClusterError> {
+        Self::force_new_cluster_with(Parts::configured(config, env)?, confirm).await
+    }
+
+    /// As [`bootstrap`](Self::bootstrap), of these parts.
+    ///
+    /// # Errors
+    /// As [`bootstrap`](Self::bootstrap).
+    pub async fn bootstrap_with(parts: Parts) -> Result<Self, ClusterError> {
+        let identity = parts.form().await?;
+        Self::run(parts, identity).await
+    }
+
+    /// As [`start`](Self::start), of these parts.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(parts: Parts) -> Result<Self, ClusterError> {
+        let identity = parts.identify().await?;
+        Self::run(parts, identity).await
+    }
+
+    /// As [`force_new_cluster`](Self::force_new_cluster), of these parts.
+    ///
+    /// # Errors
+    /// As [`force_new_cluster`](Self::force_new_cluster).
+    pub async fn force_new_cluster_with(
         parts: Parts,
         confirm: &str,
     ) -> Result<Vec<ShardId>, ClusterError> {
@@ -332,16 +360,5 @@ async fn find(shared: Arc<Shared>, ways: Vec<Arc<dyn Discovery>>) {
         let jitter = shared.env.entropy.next_u64() % (pause / 2 + 1);
         tokio::time::sleep(Duration::from_millis(pause + jitter)).await;
         pause = (pause * 2).min(longest);
-    }
-}
-
-/// What [`Parts`] are made of where a simulation brings the links.
-impl Parts {
-    /// A node whose journal is in files, over these links, finding others as configured.
-    #[must_use]
-    pub fn new(config: Config, env: Env, connect: Arc<dyn Connect>) -> Self {
-        let open: Arc<dyn OpenGroups> = Arc::new(super::connect::OpenLog);
-        let discovery = super::discovery::configured(&config);
-        Self { config, env, connect, open, discovery }
     }
 }

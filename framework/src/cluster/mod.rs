@@ -27,7 +27,7 @@
 //! | [`discovery`], `join` | finding other nodes, and asking to be let in |
 //! | `records` | the state in the journal |
 //! | `shared`, `hello`, `execute`, `manager`, `desk` | what runs on every node |
-//! | [`status`], `start`, `handle` | the ways in: [`Cluster`] |
+//! | [`status`], `links`, `start`, `handle` | the ways in: [`Cluster`] |
 
 mod audit;
 mod calls;
@@ -44,6 +44,7 @@ mod handle;
 mod hello;
 mod identity;
 mod join;
+mod links;
 mod manager;
 pub mod placement;
 pub mod plan;

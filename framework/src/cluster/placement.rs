@@ -5,7 +5,10 @@
 //! goes, most replicas stay where they are. The hash is pinned by a test: with another one, a new
 //! release would move every replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use duractor_journal::{NodeId, ShardId};
 use xxhash_rust::xxh3::xxh3_64;
@@ -26,19 +29,16 @@ pub fn place(nodes: &BTreeSet<NodeId>, shards: u16, replication: u8) -> Vec<Plac
     if copies == 0 {
         return Vec::new();
     }
-    let mut kept: BTreeMap<NodeId, usize> = nodes.iter().map(|node| (*node, 0)).collect();
-    let mut led = kept.clone();
-    let total = usize::from(shards) * copies;
-    let (least, most) = (total / nodes.len(), total.div_ceil(nodes.len()));
+    let mut wanted = quotas(nodes, usize::from(shards) * copies);
+    let mut led: BTreeMap<NodeId, usize> = nodes.iter().map(|node| (*node, 0)).collect();
     let mut places = Vec::with_capacity(usize::from(shards));
     for shard in 0..shards {
         let left = usize::from(shards - shard);
-        let voters = choose(ShardId(shard), copies, left, (least, most), &kept);
+        let voters = choose(ShardId(shard), copies, left, &wanted);
         for node in &voters {
-            *kept.entry(*node).or_default() += 1;
+            wanted.entry(*node).and_modify(|wanted| *wanted -= 1);
         }
-        let preferred =
-            |node: &&NodeId| (led[*node], std::cmp::Reverse(hash(ShardId(shard), **node)));
+        let preferred = |node: &&NodeId| (led[*node], Reverse(hash(ShardId(shard), **node)));
         let Some(preferred) = voters.iter().min_by_key(preferred).copied() else { continue };
         *led.entry(preferred).or_default() += 1;
         places.push(Place { voters, preferred });
@@ -66,23 +66,26 @@ fn even_out(places: &mut [Place], led: &mut BTreeMap<NodeId, usize>) {
     }
 }
 
-/// The nodes of one shard: first those that would not get their share any more otherwise, then
-/// those with the greatest hash that have room.
+/// How many replicas each node gets: all as many, some one more.
+fn quotas(nodes: &BTreeSet<NodeId>, replicas: usize) -> BTreeMap<NodeId, usize> {
+    let (least, more) = (replicas / nodes.len(), replicas % nodes.len());
+    let mut ranked: Vec<_> = nodes.iter().copied().collect();
+    ranked.sort_by_key(|node| (Reverse(hash(ShardId(u16::MAX), *node)), *node));
+    let quota = |(n, node): (usize, NodeId)| (node, least + usize::from(n < more));
+    ranked.into_iter().enumerate().map(quota).collect()
+}
+
+/// The nodes of one shard: first those that must be in every shard that is left to get their quota,
+/// then those with the greatest hash that have not got theirs. There are always enough of them.
 fn choose(
     shard: ShardId,
     copies: usize,
     left: usize,
-    (least, most): (usize, usize),
-    kept: &BTreeMap<NodeId, usize>,
+    wanted: &BTreeMap<NodeId, usize>,
 ) -> BTreeSet<NodeId> {
-    let mut ranked: Vec<_> = kept.iter().map(|(node, kept)| (*node, *kept)).collect();
-    ranked.sort_by_key(|(node, kept)| {
-        let must = least.saturating_sub(*kept) >= left;
-        let full = *kept >= most;
-        // Where all that have room are taken, whoever has least.
-        (!must, if full { *kept } else { 0 }, std::cmp::Reverse(hash(shard, *node)), *node)
-    });
-    ranked.into_iter().take(copies).map(|(node, _)| node).collect()
+    let mut ranked: Vec<_> = wanted.iter().filter(|(_, wanted)| **wanted > 0).collect();
+    ranked.sort_by_key(|(node, wanted)| (**wanted < left, Reverse(hash(shard, **node)), **node));
+    ranked.into_iter().take(copies).map(|(node, _)| *node).collect()
 }
 
 fn hash(shard: ShardId, node: NodeId) -> u64 {
@@ -155,7 +158,7 @@ mod tests {
         ([2, 4, 5], 4),
         ([1, 3, 4], 1),
         ([1, 2, 5], 2),
-        ([1, 2, 5], 5),
+        ([3, 4, 5], 5),
         ([2, 3, 4], 2),
     ];
 

@@ -7,14 +7,15 @@ use duractor_journal::{Env, JournalError, Member, Replication, Transport};
 
 use super::{
     audit,
-    connect::{Connect, OpenGroups},
+    connect::{Connect, OpenGroups, OpenLog},
     damage,
-    discovery::Discovery,
+    discovery::{self, Discovery},
     error::ClusterError,
     gate::Gate,
     groups::Groups,
     identity::{Identity, Stage, first_file},
     join::Asker,
+    links,
     wire::ASKING,
 };
 use crate::config::Config;
@@ -43,6 +44,24 @@ pub(super) struct Opened {
 }
 
 impl Parts {
+    /// A node as configured: links over TCP, the journal in files.
+    ///
+    /// # Errors
+    /// [`ClusterError::Config`]; [`ClusterError::Links`] where there are other nodes to talk to and
+    /// no certificates.
+    pub fn configured(config: Config, env: Env) -> Result<Self, ClusterError> {
+        config.check()?;
+        let connect = links::configured(&config, &env)?;
+        Ok(Self::new(config, env, connect))
+    }
+
+    /// A node whose journal is in files, over these links, finding others as configured.
+    #[must_use]
+    pub fn new(config: Config, env: Env, connect: Arc<dyn Connect>) -> Self {
+        let discovery = discovery::configured(&config);
+        Self { config, env, connect, open: Arc::new(OpenLog), discovery }
+    }
+
     /// Forms a new cluster: gives this node's directory its identity.
     pub(super) async fn form(&self) -> Result<Identity, ClusterError> {
         self.config.check()?;
@@ -76,7 +95,7 @@ impl Parts {
             return Ok(identity);
         }
         self.expect_empty().await?;
-        let (found, errors) = super::discovery::find_all(&self.discovery).await;
+        let (found, errors) = discovery::find_all(&self.discovery).await;
         let addresses = [self.config.advertised(), self.config.net.listen.as_str()];
         if errors.is_empty() && found.iter().all(|one| addresses.contains(&one.as_str())) {
             return Err(ClusterError::NotFormed { dir: self.config.node.data_dir.clone() });

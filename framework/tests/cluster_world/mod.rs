@@ -73,13 +73,13 @@ impl Place {
     }
 
     pub async fn bootstrap(&self) -> Cluster {
-        let cluster = Cluster::bootstrap_parts(self.parts(1)).await.unwrap();
+        let cluster = Cluster::bootstrap_with(self.parts(1)).await.unwrap();
         cluster.wait_ready(Duration::from_secs(20)).await.unwrap();
         cluster
     }
 
     pub async fn start(&self, node: u32) -> Result<Cluster, ClusterError> {
-        let cluster = Cluster::start_parts(self.parts(node)).await?;
+        let cluster = Cluster::start_with(self.parts(node)).await?;
         cluster.wait_ready(Duration::from_secs(20)).await?;
         Ok(cluster)
     }

@@ -1,5 +1,5 @@
 //! What the tests of links are written with.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::{
     net::SocketAddr,

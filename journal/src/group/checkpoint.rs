@@ -24,7 +24,8 @@ use crate::{
     id::{ShardId, Term},
     log::{
         entry::LogId,
-        group_log::GroupLog,
+        footer::Later,
+        group_log::{GroupLog, GroupState},
         image::Image,
         intake::{Intake, Staged},
     },
@@ -81,7 +82,7 @@ impl Content {
         match (self.what, self.cut) {
             (What::Staged(staged), Some(cut)) => {
                 tracing::info!(shard = %log.shard(), at = ?cut.at, "a checkpoint is installed");
-                log.install(*staged, cut.members).await
+                log.install(*staged).await
             }
             // It is here already.
             _ => Ok(()),
@@ -107,7 +108,7 @@ pub(crate) async fn send(
         epoch: cut.epoch.0,
         members: cut.members.clone(),
     };
-    let opened = log.image(cut.at, cut.epoch).map_err(|error| error.to_string())?;
+    let opened = log.image(cut.at, cut.epoch).await.map_err(|error| error.to_string())?;
     let mut image = Some(opened);
     let mut tries = 0;
     loop {
@@ -261,7 +262,9 @@ pub(crate) async fn end(replica: &Replica, from: Member, vote: RaftVote, at: Log
         return Answer::Refused("no such checkpoint is being received".into());
     };
     let Open { cut, intake, .. } = open;
-    let staged = match replica.log.env().offload(move || intake.finish()).await {
+    let members = cut.members.clone();
+    let finish = move || intake.finish(members, Later::Dropped);
+    let staged = match replica.log.env().offload(finish).await {
         Some(Ok(staged)) => staged,
         Some(Err(error)) => return refused(&error),
         None => return Answer::Refused("the replica is going down".into()),
@@ -279,17 +282,22 @@ pub(crate) async fn end(replica: &Replica, from: Member, vote: RaftVote, at: Log
 }
 
 /// A piece for a replica whose files are damaged: of what is applied here, up to `at`.
-pub(crate) async fn repair_chunk(replica: &Replica, at: LogId, cursor: &Bytes) -> Answer {
+pub(crate) async fn repair_chunk(
+    replica: &Replica,
+    at: LogId,
+    epoch: Term,
+    cursor: &Bytes,
+) -> Answer {
     let state = replica.log.state();
     if state.applied.is_none_or(|applied| applied.index < at.index) {
         return Answer::Refused("this replica is behind".into());
     }
     let read = async {
-        let image = replica.log.image(at, state.epoch)?;
+        let image = replica.log.image(at, epoch).await?;
         next_chunk(&replica.log, Some(image), Some(cursor.clone())).await
     };
     match read.await {
-        Ok((_, bytes)) => Answer::Chunk { epoch: state.epoch.0, bytes },
+        Ok((_, bytes)) => Answer::Chunk(bytes),
         Err(error) => Answer::Refused(error.to_string()),
     }
 }
@@ -311,10 +319,10 @@ async fn fetch(replica: &Replica) -> Result<(), String> {
     let status = replica.status();
     let mut why = "the shard has no other replica".to_owned();
     for peer in status.voters.iter().chain(&status.learners).filter(|peer| **peer != replica.me()) {
-        match fetch_from(replica, *peer, at, state.epoch).await {
+        match fetch_from(replica, *peer, at, &state).await {
             Ok(staged) => {
                 tracing::warn!(shard = %replica.shard, from = %peer, "damaged files are replaced");
-                return replica.log.repair(staged).await.map_err(|error| error.to_string());
+                return replica.log.install(staged).await.map_err(|error| error.to_string());
             }
             Err(error) => why = error,
         }
@@ -326,15 +334,15 @@ async fn fetch_from(
     replica: &Replica,
     peer: Member,
     at: LogId,
-    epoch: Term,
+    state: &GroupState,
 ) -> Result<Staged, String> {
-    let mut intake = replica.log.intake(at, epoch).map_err(|error| error.to_string())?;
+    let mut intake = replica.log.intake(at, state.epoch).map_err(|error| error.to_string())?;
     let gone = || "the replica is going down".to_owned();
     loop {
-        let call = Call::RepairChunk { at, cursor: intake.cursor() };
+        let call = Call::RepairChunk { at, epoch: state.epoch.0, cursor: intake.cursor() };
         let asked = replica.peers.call(peer, replica.shard, Class::Bulk, &call, CHUNK_PATIENCE);
         let bytes = match asked.await.map_err(|error| error.to_string())? {
-            Answer::Chunk { bytes, .. } => bytes,
+            Answer::Chunk(bytes) => bytes,
             Answer::Refused(why) => return Err(why),
             _ => return Err("an answer to something else".into()),
         };
@@ -343,6 +351,8 @@ async fn fetch_from(
         let taken = replica.log.env().offload(job).await.ok_or_else(gone)?;
         intake = taken.map_err(|error| error.to_string())?;
     }
-    let finished = replica.log.env().offload(move || intake.finish()).await.ok_or_else(gone)?;
+    let members = state.membership.clone();
+    let finish = move || intake.finish(members, Later::Kept);
+    let finished = replica.log.env().offload(finish).await.ok_or_else(gone)?;
     finished.map_err(|error| error.to_string())
 }

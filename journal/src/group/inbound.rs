@@ -17,7 +17,7 @@ use super::{
     types::Group,
     wire::{self, Answer, AppendResult, Call, Kind},
 };
-use crate::transport::Class;
+use crate::{id::Term, transport::Class};
 
 /// Answers requests as they come, many at a time; entries reach the engine in the order in which
 /// they arrived.
@@ -110,6 +110,8 @@ async fn answer(replica: &Replica, request: &Inbound, call: Call) -> Answer {
             checkpoint::chunk(replica, request.from, at, bytes).await
         }
         Call::CheckpointEnd { vote, at } => checkpoint::end(replica, request.from, vote, at).await,
-        Call::RepairChunk { at, cursor } => checkpoint::repair_chunk(replica, at, &cursor).await,
+        Call::RepairChunk { at, epoch, cursor } => {
+            checkpoint::repair_chunk(replica, at, Term(epoch), &cursor).await
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{
-    StreamExt,
+    FutureExt, StreamExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
@@ -52,6 +52,9 @@ use crate::{
 
 /// How long a node alone may take to come to lead its own groups.
 const ALONE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a shutdown waits for a quorum to commit what was taken.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The journal in files: one segmented log for all shards of a node, each shard's part of it
 /// replicated by its group.
@@ -180,7 +183,7 @@ impl LogJournal {
         for n in 0..self.shards() {
             let shard = ShardId(n);
             let replica = self.running(shard, until).await?;
-            let voters = replica.status().voters;
+            let voters = members::voters(&replica).await?;
             if voters.is_empty() {
                 members::initialize(&replica, BTreeSet::from([self.me])).await?;
             } else if voters != BTreeSet::from([self.me]) {
@@ -517,12 +520,26 @@ impl Journal for LogJournal {
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
-        for proposals in &self.proposals {
-            proposals.set_gate(Gate::Ended);
-        }
         self.hub.close();
         let (supervisor, log) = (self.supervisor.clone(), self.log.clone());
+        // From the call on nothing more is taken; what was taken is finished.
+        let mut drains: Vec<BoxFuture<'static, ()>> = Vec::new();
+        for proposals in &self.proposals {
+            let proposals = proposals.clone();
+            let mut drain: BoxFuture<'static, ()> =
+                Box::pin(async move { proposals.drain().await });
+            // The first poll closes the gate.
+            if (&mut drain).now_or_never().is_none() {
+                drains.push(drain);
+            }
+        }
+        let proposals = self.proposals.clone();
         Box::pin(async move {
+            let drained = futures_util::future::join_all(drains);
+            if tokio::time::timeout(DRAIN_PATIENCE, drained).await.is_err() {
+                tracing::warn!("writes without a quorum are given up");
+            }
+            proposals.iter().for_each(|proposals| proposals.set_gate(Gate::Ended));
             supervisor.stop_children_and_wait(None, None).await;
             // It may be stopped already.
             let _ = supervisor.stop_and_wait(None, None).await;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     replica::Replica,
-    types::{decode_vote, encode_membership, encode_vote},
+    types::{Group, decode_vote, encode_membership, encode_vote},
 };
 use crate::{
     error::JournalError,
@@ -45,6 +45,15 @@ fn ids(members: &BTreeSet<Member>) -> BTreeSet<u64> {
 
 fn refused(shard: ShardId, reason: impl ToString) -> JournalError {
     JournalError::Membership { shard, reason: reason.to_string() }
+}
+
+/// The group's voters, asked of the engine itself: what it tells by itself comes a little later.
+pub(crate) async fn voters(replica: &Replica) -> Result<BTreeSet<Member>, JournalError> {
+    let look = |state: &openraft::RaftState<Group>| {
+        super::types::members(state.membership_state.effective().membership().voter_ids())
+    };
+    let found = replica.raft.with_raft_state(look).await;
+    found.map_err(|fatal| JournalError::Failed { cause: fatal.to_string() })
 }
 
 /// Makes a new group.

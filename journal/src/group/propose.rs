@@ -72,6 +72,8 @@ pub(crate) enum Gate {
     Open,
     /// It does not; who does, if known.
     Closed { leader: Option<Member> },
+    /// It led, and finishes what it took.
+    Draining,
     /// The journal is shut down or has failed.
     Ended,
 }
@@ -103,6 +105,8 @@ pub(crate) struct Proposals {
     shard: ShardId,
     state: Mutex<State>,
     work: Notify,
+    /// Woken when something was answered.
+    answered: Notify,
 }
 
 impl Proposals {
@@ -116,7 +120,12 @@ impl Proposals {
             for_all: Vec::new(),
             predicted: None,
         };
-        Arc::new(Self { shard, state: Mutex::new(state), work: Notify::new() })
+        Arc::new(Self {
+            shard,
+            state: Mutex::new(state),
+            work: Notify::new(),
+            answered: Notify::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,7 +160,7 @@ impl Proposals {
             Gate::Closed { leader } => {
                 Err(JournalError::NotLeader { shard: self.shard, leader: *leader })
             }
-            Gate::Ended => Err(JournalError::Closed),
+            Gate::Draining | Gate::Ended => Err(JournalError::Closed),
         }
     }
 
@@ -159,8 +168,14 @@ impl Proposals {
     /// unknown outcome: another leader may commit it.
     pub(crate) fn set_gate(&self, gate: Gate) {
         let mut state = self.lock();
-        let before = std::mem::replace(&mut state.gate, gate);
-        if gate == Gate::Open || before != Gate::Open {
+        let before = state.gate;
+        // From the end there is no way back.
+        if before == Gate::Ended || (before == Gate::Draining && gate == Gate::Open) {
+            return;
+        }
+        state.gate = gate;
+        let led = matches!(before, Gate::Open | Gate::Draining);
+        if !led || matches!(gate, Gate::Open | Gate::Draining) {
             return;
         }
         let waiting = std::mem::take(&mut state.waiting);
@@ -169,6 +184,7 @@ impl Proposals {
         let for_all = std::mem::take(&mut state.for_all);
         state.predicted = None;
         drop(state);
+        self.answered.notify_waiters();
         for (write, _) in waiting {
             let error = self.check(&gate).err().unwrap_or(JournalError::Closed);
             (write.done)(Err(error));
@@ -178,6 +194,30 @@ impl Proposals {
         }
         for (_, done, _) in for_all {
             done(Err(self.unknown("committed, but not known to be on all replicas")));
+        }
+    }
+
+    /// Takes no more writes, and waits until those that were taken are answered.
+    pub(crate) async fn drain(&self) {
+        {
+            let mut state = self.lock();
+            if state.gate != Gate::Open {
+                return;
+            }
+            state.gate = Gate::Draining;
+        }
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            {
+                let state = self.lock();
+                let idle = state.waiting.is_empty() && state.proposed.is_empty();
+                if state.gate != Gate::Draining || (idle && state.for_all.is_empty()) {
+                    return;
+                }
+            }
+            answered.await;
         }
     }
 
@@ -284,6 +324,7 @@ impl Proposals {
         for (done, result) in answers {
             done(result);
         }
+        self.answered.notify_waiters();
     }
 
     fn error(&self, error: ClientWriteError<Group>) -> JournalError {
@@ -311,6 +352,7 @@ impl Proposals {
         for (_, done, outcome) in ready {
             done(Ok(outcome));
         }
+        self.answered.notify_waiters();
     }
 
     /// Whether somebody waits for all voters.

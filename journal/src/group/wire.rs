@@ -231,6 +231,7 @@ pub(crate) enum Call {
     /// one after this cursor.
     RepairChunk {
         at: LogId,
+        epoch: u64,
         cursor: Bytes,
     },
 }
@@ -266,9 +267,10 @@ impl Call {
                 put_vote(&mut out, vote);
                 put_log_id(&mut out, Some(*at));
             }
-            Call::RepairChunk { at, cursor } => {
+            Call::RepairChunk { at, epoch, cursor } => {
                 out.push(8);
                 put_log_id(&mut out, Some(*at));
+                put_varint(&mut out, *epoch);
                 put_bytes(&mut out, cursor);
             }
         }
@@ -304,6 +306,7 @@ impl Call {
             },
             8 => Call::RepairChunk {
                 at: read_log_id(&mut reader)??,
+                epoch: reader.varint()?,
                 cursor: body.slice_ref(reader.bytes()?),
             },
             _ => return None,
@@ -338,11 +341,8 @@ pub(crate) enum Answer {
     Cursor(Bytes),
     /// The checkpoint was taken, or is refused because of this vote.
     Installed(super::types::RaftVote),
-    /// A piece for a repair, none at the end; and what it is a piece of.
-    Chunk {
-        epoch: u64,
-        bytes: Option<Bytes>,
-    },
+    /// A piece for a repair, none at the end.
+    Chunk(Option<Bytes>),
     /// It cannot be done (now): why.
     Refused(String),
 }
@@ -370,9 +370,8 @@ impl Answer {
                 out.push(5);
                 put_vote(&mut out, vote);
             }
-            Answer::Chunk { epoch, bytes } => {
+            Answer::Chunk(bytes) => {
                 out.push(6);
-                put_varint(&mut out, *epoch);
                 out.push(u8::from(bytes.is_some()));
                 put_bytes(&mut out, bytes.as_deref().unwrap_or_default());
             }
@@ -397,10 +396,9 @@ impl Answer {
             4 => Answer::Cursor(body.slice_ref(reader.bytes()?)),
             5 => Answer::Installed(read_vote(&mut reader)?),
             6 => {
-                let epoch = reader.varint()?;
                 let some = reader.byte()? == 1;
                 let bytes = body.slice_ref(reader.bytes()?);
-                Answer::Chunk { epoch, bytes: some.then_some(bytes) }
+                Answer::Chunk(some.then_some(bytes))
             }
             7 => Answer::Refused(reader.text()?.to_owned()),
             _ => return None,

@@ -57,6 +57,13 @@ impl Cursor {
         Ok(taken)
     }
 
+    /// Goes to the first entity that is wanted.
+    pub(crate) fn rewind(&mut self) -> Result<(), JournalError> {
+        self.page = 0;
+        self.rows.clear();
+        self.step()
+    }
+
     /// Goes to the first entity that is not before this one.
     pub(crate) fn seek(&mut self, hash: u64, entity: &EntityId) -> Result<(), JournalError> {
         let page = self.sealed.first_page_reaching(hash, Access::Waiting);

@@ -115,6 +115,12 @@ impl Entries {
         if at > self.slots.len() {
             return false;
         }
+        if self.slots.get(at).is_some_and(|slot| slot.term == id.term) {
+            // The same entry once more: it was brought over from a segment before a checkpoint. So
+            // do those that follow it, as far as that went.
+            self.place(id, spot);
+            return true;
+        }
         self.truncate(at);
         let (segment, offset, len) = (spot.segment, spot.offset as u32, spot.len);
         self.slots.push_back(Slot { term: id.term, segment, offset, len });
@@ -232,6 +238,18 @@ impl Entries {
             0 => None,
             end => self.id_before(end),
         }
+    }
+
+    /// The durable entries after `after` in segments before this one, and where they are.
+    pub(crate) fn older_than(&self, segment: u64, after: Option<LogId>) -> Vec<(LogId, Spot)> {
+        let found = self.slots.iter().zip(self.first()..);
+        let ids = found.filter(|(slot, _)| slot.segment > 0 && slot.segment < segment);
+        ids.filter(|(_, index)| after.is_none_or(|after| *index > after.index))
+            .map(|(slot, index)| {
+                let (segment, offset, len) = (slot.segment, slot.offset.into(), slot.len);
+                (LogId { term: slot.term, index }, Spot { segment, offset, len })
+            })
+            .collect()
     }
 
     /// The entries in a segment up to an index, and where they are.

@@ -132,7 +132,7 @@ pub(crate) fn encode_shards(rows: &[ShardRow]) -> Vec<u8> {
             put_varint(&mut out, n);
         }
     }
-    // What older files do not have; neither do those that have nothing to say there.
+    // Left out where it says nothing.
     if rows.iter().any(|row| row.term > Term(0) || row.replaces()) {
         rows.iter().for_each(|row| put_group(&mut out, row));
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     access::Access,
@@ -12,14 +12,17 @@ use super::{
     entry::{Body, Entry, LogId},
     files::{FileSet, Source},
     group_state::Group,
+    image::Image,
+    intake::{Intake, Site, Staged},
     live::Live,
     shared::{Shared, Task},
     stored::{Stored, read_entries},
 };
 pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
 use crate::{
+    env::Env,
     error::JournalError,
-    id::{EntityId, ShardId},
+    id::{EntityId, ShardId, Term},
     port::Head,
 };
 
@@ -90,7 +93,11 @@ impl GroupLog {
                     done(Err(error));
                 }
                 Task::Vote { done, .. } | Task::Mark(done) => done(Err(error)),
-                Task::Roll(_) | Task::Close | Task::Stop => {}
+                Task::Roll(_)
+                | Task::Install(..)
+                | Task::BringOver(..)
+                | Task::Close
+                | Task::Stop => {}
             }
         }
     }
@@ -104,11 +111,16 @@ impl GroupLog {
     /// Raft needs no entry up to here any more. They are gone for it at once, and on disk when their
     /// segments are sealed; until then they come back when the log is opened again.
     pub(crate) fn purge(&self, upto: LogId) {
-        self.shared.change(&self.group, |replica| {
-            let upto = Some(upto).min(replica.applied);
-            upto.map(|upto| replica.entries.purge(upto));
+        let purged = self.shared.change(&self.group, |replica| {
+            let before = replica.entries.purged();
+            if let Some(upto) = Some(upto).min(replica.applied) {
+                replica.entries.purge(upto);
+            }
+            replica.entries.purged() > before
         });
-        self.shared.work.notify_one();
+        if purged {
+            self.shared.work.notify_one();
+        }
     }
 
     /// The entries from `from` to before `to`, those that are there: about `max_bytes` of them, and at
@@ -298,34 +310,48 @@ impl GroupLog {
     }
 }
 
-#[allow(dead_code)]
+/// Checkpoints.
 impl GroupLog {
-    pub(crate) fn env(&self) -> &crate::env::Env {
+    pub(crate) fn env(&self) -> &Env {
         &self.shared.env
     }
-    pub(crate) fn image(
-        &self,
-        _at: LogId,
-        _epoch: crate::Term,
-    ) -> Result<super::image::Image, JournalError> {
-        Err(JournalError::Closed)
+
+    /// The image of the shard as of an entry that is applied here, to give to another replica.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub(crate) async fn image(&self, at: LogId, epoch: Term) -> Result<Image, JournalError> {
+        let (files, shards) = (self.shared.files.now(), self.shared.config.shards);
+        let shard = self.group.shard;
+        let job = move || Image::open(&files, shards, shard, at, epoch);
+        self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
     }
-    pub(crate) fn intake(
-        &self,
-        _at: LogId,
-        _epoch: crate::Term,
-    ) -> Result<super::intake::Intake, JournalError> {
-        Err(JournalError::Closed)
+
+    /// Begins to receive a checkpoint that is cut at `at`.
+    ///
+    /// # Errors
+    /// As [`Intake::begin`].
+    pub(crate) fn intake(&self, at: LogId, epoch: Term) -> Result<Intake, JournalError> {
+        let shared = &self.shared;
+        let (env, dir) = (shared.env.clone(), shared.dir().clone());
+        let site = Site { env, dir, log_id: shared.log_id, shards: shared.config.shards };
+        Intake::begin(site, self.group.shard, at, epoch)
     }
-    pub(crate) async fn install(
-        &self,
-        _staged: super::intake::Staged,
-        _members: Option<(LogId, Bytes)>,
-    ) -> Result<(), JournalError> {
-        Err(JournalError::Closed)
-    }
-    pub(crate) async fn repair(&self, _staged: super::intake::Staged) -> Result<(), JournalError> {
-        Err(JournalError::Closed)
+
+    /// Lets a checkpoint take the place of all that there is of the shard: the log then begins after
+    /// the cut, and everything up to the cut counts as applied. Nothing may be appended or applied
+    /// meanwhile. All of it or nothing, also after a crash.
+    ///
+    /// # Errors
+    /// [`JournalError::DiskFull`], [`JournalError::Io`]: nothing has changed. After
+    /// [`JournalError::FailedUnderWay`] the log has stopped, and whether the checkpoint counts shows
+    /// when it is opened again.
+    pub(crate) async fn install(&self, staged: Staged) -> Result<(), JournalError> {
+        let why = || self.shared.check_open().err().unwrap_or(JournalError::Closed);
+        let (done, installed) = oneshot::channel();
+        let task = Task::Install(Box::new(staged), done);
+        self.queue.send(task).map_err(|_| why())?;
+        installed.await.map_err(|_| why())?
     }
 }
 

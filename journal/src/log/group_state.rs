@@ -13,6 +13,7 @@ use super::{
     apply::Machine,
     entries::Entries,
     entry::LogId,
+    footer::Later,
     marks::{Amended, Applied, Carried},
 };
 use crate::id::{ShardId, Term};
@@ -129,6 +130,24 @@ impl Replica {
     pub(crate) fn stage<T>(&mut self, mark: &Mark<T>) {
         self.amended.drain(..mark.amended);
         self.staged = mark.marked.clone();
+    }
+
+    /// A checkpoint took the place of everything up to `at`, and is durable.
+    pub(crate) fn installed(
+        &mut self,
+        at: LogId,
+        epoch: Term,
+        membership: Option<(LogId, Bytes)>,
+        later: Later,
+    ) {
+        if later == Later::Dropped {
+            self.entries.truncate_after(Some(at));
+        }
+        self.entries.purge(at);
+        self.applied = Some(at);
+        self.epoch = epoch;
+        self.amended.clear();
+        self.membership = membership;
     }
 
     /// Whether a segment can go, as far as this group is concerned.

@@ -4,8 +4,10 @@
 //! `writer` stamps its `frame`, writes and syncs it with all others that wait, notes it in the
 //! segment's `index` (`live`) and tells the caller. `read` finds it again through `files`.
 //! When the segment is full, `maintain` seals it (`seal`, `build`) into a file that is sorted
-//! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `open`
-//! finds out after a crash what there is, and `scan` where the log ends.
+//! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `image` gives
+//! out a shard's live records in `chunk`s, and `intake` makes a file of them that replaces what
+//! another log has of the shard. `open` finds out after a crash what there is, and `scan` where the
+//! log ends.
 
 pub(crate) mod access;
 pub(crate) mod codec;
@@ -56,5 +58,12 @@ pub(crate) mod writer;
 pub(crate) mod group_log;
 #[allow(dead_code)]
 pub(crate) mod node_log;
+
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub mod probe;
+
+#[cfg(test)]
+mod tests;
 
 pub use options::{LogConfig, LogUsage};

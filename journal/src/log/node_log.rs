@@ -1,7 +1,7 @@
 //! The node's log: one for all groups of the node. It opens, maintains and closes the files, hands
 //! out the groups' parts, and reads what is applied.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
 
 use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
@@ -10,6 +10,7 @@ pub(crate) use super::maintain::PurgeWish;
 use super::{
     access::{Access, Missed},
     apply::Machine,
+    entry::LogId,
     group_log::GroupLog,
     group_state::Group,
     maintain::{Maintenance, Request},
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     env::Env,
     error::JournalError,
-    id::{EntityId, Position, ShardId},
+    id::{EntityId, Position, ShardId, Term},
     port::{Head, RecordChunks, ReplayRange},
 };
 
@@ -79,11 +80,33 @@ impl NodeLog {
         let writer = Writer::new(shared.clone(), spares.clone(), (tasks, lock.clone()), active);
         let out = (wishes, queue.downgrade());
         let maintenance = Maintenance::new(shared.clone(), spares, (wanted, lock.clone()), out);
-        let offload = &shared.env.offload;
-        offload.worker("duractor-log", Box::pin(writer.run()));
-        offload.worker("duractor-log-maintenance", Box::pin(maintenance.run()));
+        // The writer may have to go first, and nobody seals for it then.
+        shared.sealing_stuck.store(true, Ordering::Release);
+        shared.env.offload.worker("duractor-log", Box::pin(writer.run()));
+        Self::bring_over(&shared, &queue).await?;
+        shared.env.offload.worker("duractor-log-maintenance", Box::pin(maintenance.run()));
         let lock = Arc::new(Mutex::new(Some(lock)));
         Ok((Arc::new(Self { shared, queue, requests, lock, fresh }), wished))
+    }
+
+    /// Finishes what was begun with a checkpoint that left entries standing: before anything is
+    /// applied or sealed, they are written again after it.
+    async fn bring_over(
+        shared: &Shared,
+        queue: &mpsc::UnboundedSender<Task>,
+    ) -> Result<(), JournalError> {
+        let set = shared.files.now();
+        for group in &shared.groups {
+            let Some((sealed, _)) = set.checkpoint(group.shard) else { continue };
+            if group.replica().entries.older_than(sealed.header.first, None).is_empty() {
+                continue;
+            }
+            let (done, brought) = oneshot::channel();
+            let why = || shared.check_open().err().unwrap_or(JournalError::Closed);
+            queue.send(Task::BringOver(group.shard, done)).map_err(|_| why())?;
+            brought.await.map_err(|_| why())??;
+        }
+        Ok(())
     }
 
     pub(crate) fn shards(&self) -> u16 {
@@ -205,6 +228,25 @@ impl NodeLog {
                     found.unwrap_or(Err(JournalError::Closed))
                 }
             }
+        }
+    }
+
+    /// A shard's records in commit order, those after `after` that are applied now. Waits for the
+    /// disk.
+    #[cfg(feature = "contract")]
+    pub(crate) fn tail_now(
+        &self,
+        shard: ShardId,
+        after: Position,
+    ) -> Result<Vec<crate::record::EventRecord>, JournalError> {
+        let mut tail = Tail::new(self.shared.files.clone(), shard, after);
+        let mut records = Vec::new();
+        loop {
+            let next = tail.next()?;
+            if next.is_empty() {
+                return Ok(records);
+            }
+            records.extend(next);
         }
     }
 

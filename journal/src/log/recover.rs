@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::{
     apply::note_again,
     entries::Spot,
-    footer::{Later, ShardRow},
+    footer::ShardRow,
     group_state::{Marked, Replica},
     live::Live,
     marks::{Amended, Applied, Carried},
@@ -36,12 +36,8 @@ impl Recovered {
     pub(crate) fn sealed(&mut self, row: &ShardRow) {
         let (upto, replica) = (row.entry(), &mut self.replica);
         if let Some(checkpoint) = &row.checkpoint {
-            if checkpoint.later == Later::Dropped {
-                replica.entries.truncate_after(Some(upto));
-            }
-            replica.applied = Some(upto);
-            replica.epoch = row.epoch;
-            replica.membership = checkpoint.membership.clone();
+            let membership = checkpoint.membership.clone();
+            replica.installed(upto, row.epoch, membership, checkpoint.later);
             replica.marked = Marked::default();
             self.amended.clear();
         }

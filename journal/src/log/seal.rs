@@ -54,8 +54,8 @@ impl Sealing<'_> {
                 term: i.term,
                 checkpoint: None,
             };
-            let known = index.shards.iter().filter(|(shard, _)| counts(**shard));
-            known.map(|(shard, i)| (*shard, mark(i))).collect()
+            // Of all shards: entries that follow may lie in segments which still are there.
+            index.shards.iter().map(|(shard, i)| (*shard, mark(i))).collect()
         });
         self.build((live.id, live.id, 1), &marks, |builder| {
             let mut buffer = Vec::new();
@@ -86,7 +86,7 @@ impl Sealing<'_> {
         };
         let last_segment = last.header.last;
         let generation = inputs.iter().map(|i| i.header.generation).max().unwrap_or(0) + 1;
-        let marks = merged_marks(self.set, inputs);
+        let marks = merged_marks(inputs);
         self.build((first.header.first, last_segment, generation), &marks, |builder| {
             let mut buffer = Vec::new();
             let mut cursors = Vec::new();
@@ -241,13 +241,9 @@ fn copy(
 }
 
 /// What is said of the shards in a file that takes the place of these.
-fn merged_marks(set: &FileSet, inputs: &[Arc<Sealed>]) -> BTreeMap<ShardId, ShardMark> {
-    let last = inputs.last().map_or(0, |input| input.header.last);
+fn merged_marks(inputs: &[Arc<Sealed>]) -> BTreeMap<ShardId, ShardMark> {
     let mut marks: BTreeMap<ShardId, ShardMark> = BTreeMap::new();
     for row in inputs.iter().flat_map(|input| &input.shards) {
-        if set.replaced_after(row.shard, last) {
-            continue;
-        }
         let mark = marks.entry(row.shard).or_default();
         if row.replaces() {
             *mark = ShardMark { checkpoint: row.checkpoint.clone(), ..ShardMark::default() };

@@ -15,6 +15,7 @@ use super::{
     entry::{Entry, LogId},
     files::Files,
     group_state::{Group, Obstacle, Replica},
+    intake::Staged as StagedCheckpoint,
     live::Live,
     options::LogConfig,
 };
@@ -46,6 +47,10 @@ pub(crate) enum Task {
     Mark(Flushed),
     /// Go on with a new segment.
     Roll(oneshot::Sender<Result<(), JournalError>>),
+    /// Let a checkpoint take the place of what there is of its shard.
+    Install(Box<StagedCheckpoint>, oneshot::Sender<Result<(), JournalError>>),
+    /// Write entries again that lie in segments older than their shard's checkpoint.
+    BringOver(ShardId, oneshot::Sender<Result<(), JournalError>>),
     /// Close in good order.
     Close,
     /// Write nothing more.

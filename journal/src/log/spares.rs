@@ -74,6 +74,11 @@ impl Spares {
         taken
     }
 
+    /// Segments below this number are in use.
+    pub(crate) fn skip_to(&mut self, next_id: u64) {
+        self.next_id = self.next_id.max(next_id);
+    }
+
     /// Lets everybody know what room there is.
     fn note(&self, shared: &Shared) {
         let spare = self.spare.as_ref().map_or(0, |spare| spare.capacity - FILE_HEADER_BYTES);

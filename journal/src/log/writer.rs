@@ -5,6 +5,8 @@
 //! far the groups are applied. Entries that find no room wait until there is some; votes and marks
 //! go on in the room that is kept for them.
 
+mod install;
+
 use std::{
     collections::VecDeque,
     io,
@@ -149,6 +151,11 @@ impl Writer {
                 self.commit();
                 drop(done.send(rolled.and_then(|()| self.shared.check_not_failed())));
             }
+            Task::Install(staged, done) => self.install(*staged, done),
+            Task::BringOver(shard, done) => match self.left_behind(shard) {
+                Ok(entries) => self.bring_over(shard, entries, done),
+                Err(error) => drop(done.send(Err(error))),
+            },
             Task::Close => self.close(),
             Task::Stop => self.closed = true,
         }
@@ -446,7 +453,9 @@ impl Writer {
                 done(Err(error.clone()));
             }
             Task::Vote { done, .. } | Task::Mark(done) => done(Err(error.clone())),
-            Task::Roll(done) => drop(done.send(Err(error.clone()))),
+            Task::Roll(done) | Task::Install(_, done) | Task::BringOver(_, done) => {
+                drop(done.send(Err(error.clone())));
+            }
             Task::Close | Task::Stop => self.closed = true,
         }
     }

@@ -22,6 +22,8 @@
 //!
 //! The binary `sim` runs them over many seeds.
 
+#[cfg(test)]
+mod checkpoint;
 mod content;
 pub mod flips;
 pub mod log;
@@ -29,10 +31,12 @@ mod model;
 mod plan;
 mod planted;
 mod read;
-mod report;
+pub(crate) mod report;
 pub mod snapshot;
 
+pub(crate) use flips::frames;
 pub use planted::Planted;
+pub(crate) use planted::wrap;
 pub use report::{Report, Violation};
 
 /// What is run over many seeds.

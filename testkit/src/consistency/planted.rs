@@ -115,7 +115,7 @@ pub(super) fn plant(bug: Option<Planted>) {
 pub(super) fn plant(_bug: Option<Planted>) {}
 
 /// The disk, with a bug around it if it is one of the disk's.
-pub(super) fn wrap(disk: Arc<dyn Disk>, bug: Option<Planted>) -> Arc<dyn Disk> {
+pub(crate) fn wrap(disk: Arc<dyn Disk>, bug: Option<Planted>) -> Arc<dyn Disk> {
     match bug {
         Some(bug) if bug.on_disk() => Arc::new(Wrapped { disk, bug }),
         _ => disk,

@@ -25,10 +25,10 @@ impl fmt::Display for Violation {
 }
 
 /// The way of a check: a violation ends the seed.
-pub(super) type Checked<T = ()> = Result<T, Violation>;
+pub(crate) type Checked<T = ()> = Result<T, Violation>;
 
 /// A [`Violation`] as an error, with its text.
-pub(super) fn violated<T>(what: impl Into<String>) -> Checked<T> {
+pub(crate) fn violated<T>(what: impl Into<String>) -> Checked<T> {
     Err(Violation(what.into()))
 }
 
@@ -64,18 +64,18 @@ impl Report {
         }
     }
 
-    pub(super) fn count(&mut self, what: &'static str) {
+    pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    pub(super) fn fault(&mut self, kind: &'static str, count: u64) {
+    pub(crate) fn fault(&mut self, kind: &'static str, count: u64) {
         if count > 0 {
             *self.faults.entry(kind).or_default() += count;
         }
     }
 
     /// Takes over what struck the disk.
-    pub(super) fn take_faults(&mut self, disk: &SimDisk) {
+    pub(crate) fn take_faults(&mut self, disk: &SimDisk) {
         const KINDS: [(Fault, &str); 8] = [
             (Fault::Eio, "eio"),
             (Fault::Full, "full"),
@@ -94,21 +94,21 @@ impl Report {
 
 /// Notes what is done: as a hash always, as text when asked for.
 #[derive(Debug, Default)]
-pub(super) struct Trace {
-    pub(super) hash: u64,
-    pub(super) print: bool,
+pub(crate) struct Trace {
+    pub(crate) hash: u64,
+    pub(crate) print: bool,
 }
 
 impl Trace {
-    pub(super) fn new(print: bool) -> Self {
+    pub(crate) fn new(print: bool) -> Self {
         Self { hash: 0, print }
     }
 
-    pub(super) fn mix(&mut self, number: u64) {
+    pub(crate) fn mix(&mut self, number: u64) {
         self.hash = mix(self.hash ^ number).wrapping_add(STEP);
     }
 
-    pub(super) fn line(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn line(&self, text: impl FnOnce() -> String) {
         if self.print {
             eprintln!("{}", text());
         }
@@ -139,18 +139,24 @@ fn watch_panics() {
     });
 }
 
-/// Runs a seed with a bug planted, and makes a violation of every panic, also of those in tasks.
+/// Runs a seed with a bug planted.
 pub(super) fn checked(
     planted: Option<Planted>,
     seed: impl FnOnce(&mut Report) -> Checked,
 ) -> Report {
+    super::planted::plant(planted);
+    let report = watched(seed);
+    super::planted::plant(None);
+    report
+}
+
+/// Runs a seed, and makes a violation of every panic, also of those in tasks.
+pub(crate) fn watched(seed: impl FnOnce(&mut Report) -> Checked) -> Report {
     watch_panics();
     PANICS.take();
     WATCHED.set(true);
-    super::planted::plant(planted);
     let mut report = Report::default();
     let run = catch_unwind(AssertUnwindSafe(|| seed(&mut report)));
-    super::planted::plant(None);
     WATCHED.set(false);
     let panics = PANICS.take();
     report.violation = match run {

@@ -3,11 +3,9 @@
 use clap::Parser;
 
 use crate::{
-    append, ask,
-    cli::{All, Benchmark, Cli},
-    open, recover, replay,
+    cli::{All, Cli},
+    perform,
     run::{Failure, Run},
-    soak, spawn,
 };
 
 /// As they would be given on the command line.
@@ -21,6 +19,11 @@ const FULL: &[&str] = &[
     "spawn",
     "open --events 100000,1000000,10000000",
     "soak --seconds 300",
+    "append --nodes 3 --writers 1,64,256,1024",
+    "replay --nodes 3",
+    "failover",
+    "catchup",
+    "idle",
 ];
 
 const QUICK: &[&str] = &[
@@ -33,21 +36,18 @@ const QUICK: &[&str] = &[
     "spawn --entities 5000",
     "open --events 100000",
     "soak --seconds 5",
+    "append --nodes 3 --writers 1,64 --seconds 0.5",
+    "replay --nodes 3 --events 100000 --seconds 2",
+    "failover --trials 3 --graceful 2",
+    "catchup --events 20000 --seconds 0.5",
+    "idle --seconds 0.5",
 ];
 
 pub(crate) async fn run(run: &Run, args: &All) -> Result<(), Failure> {
     for line in if args.quick { QUICK } else { FULL } {
         let words = std::iter::once("bench").chain(line.split(' '));
-        match Cli::try_parse_from(words)?.benchmark {
-            Benchmark::Append(args) => append::run(run, &args).await?,
-            Benchmark::Ask(args) => ask::run(run, &args).await?,
-            Benchmark::Replay(args) => replay::run(run, &args).await?,
-            Benchmark::Recover(args) => recover::run(run, &args).await?,
-            Benchmark::Spawn(args) => spawn::run(run, &args).await?,
-            Benchmark::Open(args) => open::run(run, &args).await?,
-            Benchmark::Soak(args) => soak::run(run, &args).await?,
-            Benchmark::All(_) | Benchmark::Child(_) => {}
-        }
+        // All benchmarks but this one: it is not in the lists.
+        Box::pin(perform(run, &Cli::try_parse_from(words)?.benchmark)).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use duractor::{EntityRef, EntitySettings};
 use duractor_journal::{EntityId, Journal, JournalError, Seq};
 use duractor_testkit::Rng;
+use serde::{Deserialize, Serialize};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -39,7 +40,7 @@ pub(crate) async fn run(run: &Run, args: &Append) -> Result<(), Failure> {
         std::fs::remove_dir_all(&dir)?;
         let events_per_s = measured.calls.count as f64 * args.batch as f64 / args.seconds;
         let row = Row::new("append")
-            .with("nodes", args.nodes)
+            .with("nodes", 1)
             .with("writers", writers)
             .with("target", if args.target == Target::Journal { "journal" } else { "entity" })
             .with("entities", entities)
@@ -118,34 +119,57 @@ pub(crate) async fn join(
 }
 
 async fn journal(dir: &Path, args: &Append, writers: usize) -> Result<(usize, Measured), Failure> {
-    let count = args.entities.unwrap_or(writers);
-    if count < writers {
-        return Err(
-            "each writer of the journal needs an entity of its own: raise --entities".into()
-        );
-    }
+    let load = Load::new(args, writers)?;
     let log = Log::open(dir).await?;
-    let mut owned = vec![Vec::new(); writers];
-    for (i, entity) in load::entities("bench", count)?.into_iter().enumerate() {
-        owned[i % writers].push((entity, Seq::ZERO));
-    }
-    let events = Events::new(args.event_bytes, args.batch);
-    let latency = Arc::new(Latency::new()?);
-    let window = Window::new(args.seconds);
-    let mut tasks = JoinSet::new();
-    for (task, entities) in owned.into_iter().enumerate() {
-        let (log, events, latency) = (log.clone(), events.clone(), latency.clone());
-        tasks.spawn(async move {
-            write(log, entities, &events, |began| window.note(&latency, task, began)).await
-        });
-    }
-    let measured = join(tasks, window, &latency).await?;
+    let measured = load.run(&log).await?;
     log.journal.shutdown().await;
-    Ok((count, measured))
+    Ok((load.entities, measured))
+}
+
+/// Writers that append to a journal, each to entities of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Load {
+    pub writers: usize,
+    pub entities: usize,
+    pub event_bytes: usize,
+    pub batch: usize,
+    pub seconds: f64,
+}
+
+impl Load {
+    pub(crate) fn new(args: &Append, writers: usize) -> Result<Self, Failure> {
+        let entities = args.entities.unwrap_or(writers);
+        if entities < writers {
+            return Err(
+                "each writer of the journal needs an entity of its own: raise --entities".into()
+            );
+        }
+        let Append { event_bytes, batch, seconds, .. } = *args;
+        Ok(Self { writers, entities, event_bytes, batch, seconds })
+    }
+
+    /// Appends for its time, to a log that has nothing of these entities yet.
+    pub(crate) async fn run(&self, log: &Log) -> Result<Measured, Failure> {
+        let mut owned = vec![Vec::new(); self.writers];
+        for (i, entity) in load::entities("bench", self.entities)?.into_iter().enumerate() {
+            owned[i % self.writers].push((entity, Seq::ZERO));
+        }
+        let events = Events::new(self.event_bytes, self.batch);
+        let latency = Arc::new(Latency::new()?);
+        let window = Window::new(self.seconds);
+        let mut tasks = JoinSet::new();
+        for (task, entities) in owned.into_iter().enumerate() {
+            let (log, events, latency) = (log.clone(), events.clone(), latency.clone());
+            tasks.spawn(async move {
+                write(log, entities, &events, |began| window.note(&latency, task, began)).await
+            });
+        }
+        join(tasks, window, &latency).await
+    }
 }
 
 /// Appends to these entities in turns, until `went_on` says that it is enough.
-async fn write(
+pub(crate) async fn write(
     log: Log,
     mut entities: Vec<(EntityId, Seq)>,
     events: &Events,

@@ -48,10 +48,18 @@ pub(crate) enum Benchmark {
     Spawn(Spawn),
     Open(Open),
     Soak(Soak),
+    Failover(Failover),
+    Catchup(Catchup),
+    Idle(Idle),
     All(All),
     /// Measures one thing in a process of its own. Started by the other benchmarks.
     #[command(hide = true, subcommand)]
     Child(Child),
+    /// A node of a cluster. Started by the other benchmarks.
+    #[command(hide = true)]
+    Node {
+        config: String,
+    },
 }
 
 /// What is appended to.
@@ -72,11 +80,17 @@ pub(crate) enum Target {
 /// warms up and does not count. `p50_us` and `p99_us` are of one append or ask, as its caller
 /// sees it. `cpu_us` is the processor time of this whole process per event: it stays meaningful on
 /// a machine that others use too.
+///
+/// With `--nodes 3` the nodes are processes of their own on this machine, each with its own data
+/// directory, with mutual TLS between them; an event is acknowledged when it is fsynced on a quorum.
+/// One node leads all groups for the run, and the writers are in its process. `cpu_us` is of all
+/// nodes together. `fdatasync_per_s` is then the rate of each of as many raw files as there are nodes
+/// (`raw_files`), all written and synced at once; `ratio_per_writer` is `ratio` over the number of
+/// writers, each of which can have one event in a sync.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Append {
-    /// Nodes of the cluster. Only 1 is possible yet.
-    #[arg(long, default_value_t = 1, value_parser = nodes)]
-    pub nodes: u16,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Concurrent writers; one result for each number.
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = count)]
     pub writers: Vec<usize>,
@@ -96,6 +110,27 @@ pub(crate) struct Append {
     /// `--target entity`, where 1 means one hot entity.
     #[arg(long, value_parser = count)]
     pub entities: Option<usize>,
+}
+
+/// Of benchmarks that run on one node or on several.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClusterArgs {
+    /// Nodes of the cluster: 1, or 3 to 7.
+    #[arg(long, default_value_t = 1, value_parser = nodes)]
+    pub nodes: u32,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+}
+
+/// Of all clusters.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GroupArgs {
+    /// Shards, and so groups, of a cluster of several nodes.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub shards: u16,
+    /// Plain TCP between several nodes instead of mutual TLS.
+    #[arg(long)]
+    pub insecure: bool,
 }
 
 /// Local reads: commands a second that persist nothing.
@@ -136,8 +171,13 @@ pub(crate) enum Streams {
 /// means that the operating system kept its cache, and the result is void. Reading stops after
 /// `--seconds`, and then the rate is of what was read. `cpu_us` is the processor time of this whole
 /// process per event.
+///
+/// With `--nodes 3` the log is filled at the leader of a cluster, and read by a follower's process
+/// while it goes on following: hot, and cold after its files were thrown out of the cache.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Replay {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Events in the log.
     #[arg(long, default_value_t = 1_000_000, value_parser = count)]
     pub events: usize,
@@ -248,6 +288,82 @@ pub(crate) struct Soak {
     pub idle_ms: u64,
 }
 
+/// Failover: how long a group of three real nodes takes no writes when its leader dies.
+///
+/// Writers in this process, `--writers` for each group, write one event after the other, each going
+/// to whoever leads its group and trying the others when that fails. In each trial the leader of one
+/// group, chosen at random, is killed with SIGKILL: `p50_ms`, `p99_ms` and `worst_ms` are of the time
+/// from the kill to the first write of that group that another node acknowledged; `groups_*` of the
+/// same for all groups that the killed node led. Then it is restarted and catches up.
+///
+/// `graceful_*` are of restarts that are announced: the node hands its groups over, stops, and is
+/// started again. They are of the longest gap between two acknowledged writes of a group that it
+/// led, from before that until after it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Failover {
+    /// Kills.
+    #[arg(long, default_value_t = 100, value_parser = count)]
+    pub trials: usize,
+    /// Announced restarts.
+    #[arg(long, default_value_t = 20)]
+    pub graceful: usize,
+    /// Writers of each group.
+    #[arg(long, default_value_t = 1, value_parser = count)]
+    pub writers: usize,
+    /// Bytes of an event's payload.
+    #[arg(long, default_value_t = 256)]
+    pub event_bytes: usize,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+}
+
+/// Catching up: what it takes, and what it costs the others.
+///
+/// Writers in the process that leads all groups of three real nodes write all the time. First
+/// (`lag` "missed") another node is killed, misses `--events` events, and is started again; then
+/// (`lag` "empty") its disk is thrown away, and its next incarnation takes its place in all groups.
+/// `catch_up_s` is the time from the start of its process until it has applied what the leader had
+/// applied a moment before (and until it votes in all groups). `before_per_s` is the rate of
+/// acknowledged events with all nodes there, `meanwhile_per_s` the rate while it catches up,
+/// `meanwhile_ratio` the latter over the former.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Catchup {
+    /// Events that the node misses.
+    #[arg(long, default_value_t = 1_000_000, value_parser = count)]
+    pub events: usize,
+    /// Concurrent writers.
+    #[arg(long, default_value_t = 64, value_parser = count)]
+    pub writers: usize,
+    /// Bytes of an event's payload.
+    #[arg(long, default_value_t = 256)]
+    pub event_bytes: usize,
+    /// How long the rate before is measured, in seconds.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+}
+
+/// Idle groups: the processor time of three real nodes that nobody writes to.
+///
+/// `cpu_percent` is of one processor, the mean of the nodes; `us_per_group` the processor time of one
+/// node for one group in a second.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Idle {
+    /// Groups; one result for each number.
+    #[arg(long, value_delimiter = ',', default_value = "12,64")]
+    pub shards: Vec<u16>,
+    /// Nodes of the cluster: 1, or 3 to 7.
+    #[arg(long, default_value_t = 3, value_parser = nodes)]
+    pub nodes: u32,
+    /// How long each is measured, in seconds.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Plain TCP instead of mutual TLS.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
 /// Every benchmark, one after the other, with its default sizes.
 ///
 /// `open` includes a log of 10 million events, and `soak` takes 5 minutes.
@@ -265,11 +381,10 @@ pub(crate) enum Child {
     Open { folder: PathBuf },
 }
 
-fn nodes(text: &str) -> Result<u16, String> {
+fn nodes(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(1) => Ok(1),
-        Ok(_) => Err("replication is not there yet: only 1 node is possible".into()),
-        Err(_) => Err("not a number of nodes".into()),
+        Ok(nodes @ (1 | 3..=7)) => Ok(nodes),
+        _ => Err("must be 1, or 3 to 7".into()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// Fewer parts than tasks would make them wait for each other; more would cost memory.
 const PARTS: usize = 16;
@@ -43,6 +44,7 @@ impl Latency {
 }
 
 /// What a histogram says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub count: u64,
     pub p50_us: f64,

@@ -28,12 +28,21 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) async fn open(dir: &Path) -> Result<Self, Failure> {
-        let journal = LogJournal::open(LogConfig::new(dir), Env::production()).await?;
+        Self::claim(LogJournal::open(LogConfig::new(dir), Env::production()).await?).await
+    }
+
+    /// A log that is open, and whose shards this process leads all.
+    pub(crate) async fn claim(journal: Arc<LogJournal>) -> Result<Self, Failure> {
         let mut epochs = Vec::new();
         for shard in 0..journal.shards() {
             epochs.push(journal.claim(ShardId(shard)).await?);
         }
         Ok(Self { journal, epochs: epochs.into() })
+    }
+
+    /// A log that is only read.
+    pub(crate) fn reading(journal: Arc<LogJournal>) -> Self {
+        Self { journal, epochs: Arc::default() }
     }
 
     /// A batch of equal events that follows `expected_seq`.

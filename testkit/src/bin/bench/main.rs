@@ -13,12 +13,14 @@
 //! | `load` | a log in a folder, and filling it |
 //! | `entity` | the entity that is benchmarked, and a node for it |
 //! | `append`, `ask`, `replay`, `recover`, `spawn`, `open`, `soak` | one benchmark each |
+//! | `cluster/` | benchmarks of clusters of real processes |
 //! | `all` | every benchmark, one after the other |
 
 mod all;
 mod append;
 mod ask;
 mod cli;
+mod cluster;
 mod entity;
 mod latency;
 mod load;
@@ -59,6 +61,10 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         runtime.block_on(measure_as_child(child))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Benchmark::Node { config } = &cli.benchmark {
+        runtime.block_on(cluster::node::run(config))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let folder = run::folder(cli.common.dir.as_deref())?;
     let code = runtime.block_on(until_stopped(&cli, folder.path().to_owned()));
     runtime.shutdown_timeout(Duration::from_secs(10));
@@ -79,17 +85,22 @@ async fn until_stopped(cli: &Cli, folder: PathBuf) -> Result<ExitCode, Failure> 
     }
 }
 
-async fn perform(run: &Run, benchmark: &Benchmark) -> Result<(), Failure> {
+pub(crate) async fn perform(run: &Run, benchmark: &Benchmark) -> Result<(), Failure> {
     match benchmark {
+        Benchmark::Append(args) if args.cluster.nodes > 1 => cluster::append::run(run, args).await,
         Benchmark::Append(args) => append::run(run, args).await,
         Benchmark::Ask(args) => ask::run(run, args).await,
+        Benchmark::Replay(args) if args.cluster.nodes > 1 => cluster::replay::run(run, args).await,
         Benchmark::Replay(args) => replay::run(run, args).await,
         Benchmark::Recover(args) => recover::run(run, args).await,
         Benchmark::Spawn(args) => spawn::run(run, args).await,
         Benchmark::Open(args) => open::run(run, args).await,
         Benchmark::Soak(args) => soak::run(run, args).await,
         Benchmark::All(args) => all::run(run, args).await,
-        Benchmark::Child(_) => Ok(()),
+        Benchmark::Failover(args) => cluster::failover::run(run, args).await,
+        Benchmark::Catchup(args) => cluster::catchup::run(run, args).await,
+        Benchmark::Idle(args) => cluster::idle::run(run, args).await,
+        Benchmark::Child(_) | Benchmark::Node { .. } => Ok(()),
     }
 }
 

@@ -23,9 +23,8 @@ impl Probe {
     /// Writes `bytes` and syncs, one after the other, for about `time`. The file was filled with
     /// zeros and synced before, and each write goes right behind the one before it: as the log
     /// does it, without the log.
-    pub(crate) fn measure(dir: &Path, bytes: usize, time: Duration) -> io::Result<Self> {
-        let path = dir.join("probe.raw");
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+    pub(crate) fn measure(path: &Path, bytes: usize, time: Duration) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         let zeros = vec![0; 1 << 20];
         for offset in (0..FILE_BYTES).step_by(zeros.len()) {
             file.write_all_at(&zeros, offset)?;
@@ -45,7 +44,7 @@ impl Probe {
             took.push(now - before);
             before = now;
         }
-        fs::remove_file(&path)?;
+        fs::remove_file(path)?;
         Ok(Self { took })
     }
 

@@ -106,7 +106,7 @@ async fn read_once(
 }
 
 /// Reads all events of the entities, or as many as fit into the time. Says how many.
-async fn read(
+pub(crate) async fn read(
     log: &Log,
     entities: &[EntityId],
     readers: usize,
@@ -139,7 +139,7 @@ async fn read(
     Ok(events)
 }
 
-fn shuffle(entities: &mut [EntityId]) {
+pub(crate) fn shuffle(entities: &mut [EntityId]) {
     let mut rng = Rng::new(1);
     for i in (1..entities.len()).rev() {
         entities.swap(i, rng.index(i + 1));

@@ -93,13 +93,21 @@ impl Run {
 
     /// Measures the disk's raw rate now, for events of so many bytes.
     pub(crate) async fn probe(&self, event_bytes: usize) -> Result<Probe, Failure> {
+        self.probes(event_bytes, 1).await
+    }
+
+    /// The same for so many files that are written at once: the rate of each.
+    pub(crate) async fn probes(&self, event_bytes: usize, files: u32) -> Result<Probe, Failure> {
         let bar = self.progress("the disk's raw rate", None);
-        let (dir, time) = (self.dir.clone(), self.probe_time);
-        let probe = self
-            .blocking(move || Probe::measure(&dir, event_bytes + FRAME_OVERHEAD, time))
-            .await??;
+        let time = self.probe_time;
+        let probe = |file: u32| {
+            let path = self.dir.join(format!("probe-{file}.raw"));
+            self.blocking(move || Probe::measure(&path, event_bytes + FRAME_OVERHEAD, time))
+        };
+        let probes = futures_util::future::try_join_all((0..files).map(probe)).await?;
         bar.finish_and_clear();
-        Ok(probe)
+        let together = probes.into_iter().reduce(|all, one| Ok(all?.and(one?)));
+        Ok(together.unwrap_or_else(|| Ok(Probe::default()))?)
     }
 
     /// Prints a result, with the disk's raw rate and the ratio of the result's rate to it.

@@ -21,12 +21,17 @@ pub(crate) fn rss_bytes() -> io::Result<u64> {
 
 /// Processor time of this process so far, in seconds: all threads, in and out of the kernel.
 pub(crate) fn cpu_seconds() -> io::Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
+    cpu_seconds_of("self")
+}
+
+/// The same of another process, by its number.
+pub(crate) fn cpu_seconds_of(process: &str) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The program's name, in brackets, may have spaces: fields count from behind it.
     let fields = stat.rsplit(')').next().unwrap_or_default().split(' ');
     let ticks: Vec<u64> = fields.skip(12).take(2).filter_map(|field| field.parse().ok()).collect();
     if ticks.len() != 2 {
-        return Err(io::Error::other("/proc/self/stat has another form"));
+        return Err(io::Error::other("/proc/PID/stat has another form"));
     }
     Ok((ticks[0] + ticks[1]) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }

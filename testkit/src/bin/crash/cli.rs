@@ -24,6 +24,15 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// acknowledgements before the write and faults of recovery. Acknowledgements before the fsync show
 /// only where the machine loses power: the simulated disk tests those.
 ///
+/// With `--nodes 3` each trial does something to a cluster of real processes while writers in this
+/// process write to all its shards, going to whoever leads, each batch under a request id until it
+/// is acknowledged. One node, the leader, a majority or all are killed, or stand still (SIGSTOP) for
+/// a while; a node loses its disk and is replaced by its next incarnation; the network between
+/// nodes, which have mutual TLS and a proxy in between, is cut in both directions or in one. Then
+/// everything is started and healed; every entity must take a write again within 15 s, every
+/// acknowledged event must be there exactly once, and all replicas must hold the same records at the
+/// same positions. `slowest_ms` is the longest time from healing to the last of those writes.
+///
 /// Ends with 1 where something is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "crash", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -36,9 +45,9 @@ pub(crate) struct Args {
     /// What the process writes to.
     #[arg(long, value_enum, default_value_t = Target::Journal)]
     pub target: Target,
-    /// Nodes of the cluster. Only 1 is possible yet.
+    /// Nodes of the cluster: 1, or 3 to 7.
     #[arg(long, default_value_t = 1, value_parser = nodes)]
-    pub nodes: u16,
+    pub nodes: u32,
     /// Decides what is written and when the process is killed. Random unless given. The same seed
     /// gives the same choices, but the operating system's timing is never quite the same.
     #[arg(long)]
@@ -62,6 +71,9 @@ pub(crate) enum Mode {
     /// Writes until it is killed. Started by `crash` itself.
     #[command(hide = true)]
     Worker(Worker),
+    /// A node of a cluster. Started by `crash` itself.
+    #[command(hide = true)]
+    Node { config: String },
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -108,6 +120,8 @@ pub(crate) enum Plant {
     Lose,
     /// It makes some writes twice.
     Duplicate,
+    /// Node 2 does not tell of the last event that it has. For clusters.
+    Differ,
 }
 
 impl Plant {
@@ -116,14 +130,14 @@ impl Plant {
         match self {
             Plant::Lose => "lose",
             Plant::Duplicate => "duplicate",
+            Plant::Differ => "differ",
         }
     }
 }
 
-fn nodes(text: &str) -> Result<u16, String> {
+fn nodes(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(1) => Ok(1),
-        Ok(_) => Err("replication is not there yet: only 1 node is possible".into()),
-        Err(_) => Err("not a number of nodes".into()),
+        Ok(nodes @ (1 | 3..=7)) => Ok(nodes),
+        _ => Err("must be 1, or 3 to 7".into()),
     }
 }

@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use bytes::Bytes;
 use duractor_journal::{
-    AppendBatch, EntityId, Env, Journal, LogJournal, NewEvent, Position, ReplayRange, Seq, ShardId,
-    Term, Timestamp,
+    AppendBatch, EntityId, Env, EventRecord, Journal, LogJournal, Position, ReplayRange, Seq,
+    ShardId, Term, Timestamp,
 };
 use duractor_testkit::Rng;
 use futures_util::StreamExt;
@@ -130,17 +129,13 @@ impl Writer {
     }
 
     fn batch(&self, id: &EntityId, expected_seq: Seq, first: Mark) -> AppendBatch {
-        let event = |index| {
-            let payload = Mark { index, ..first }.payload();
-            NewEvent::new("marked", 1, Bytes::from(payload))
-        };
         AppendBatch {
             entity: id.clone(),
             epoch: self.epoch(id),
             expected_seq,
             timestamp: Timestamp(1),
             request: None,
-            events: (0..first.count).map(event).collect(),
+            events: first.events(),
         }
     }
 
@@ -149,14 +144,25 @@ impl Writer {
     }
 }
 
-/// Opens the folder and reads all of it: each entity's stream, and each shard's commit order,
-/// which must hold the same. Then the journal checks every byte itself.
+/// Opens the folder and reads all of it.
 pub(crate) async fn read(
     dir: &Path,
     folder_seed: u64,
     findings: &mut Findings,
 ) -> Result<Vec<ReadStream>, Failure> {
     let journal = LogJournal::open(log_config(dir, folder_seed), Env::production()).await?;
+    let streams = read_all(&journal, findings, |_| {}).await?;
+    journal.shutdown().await;
+    Ok(streams)
+}
+
+/// Reads all of a journal: each entity's stream, and each shard's commit order, which must hold the
+/// same. Then the journal checks every byte itself.
+pub(crate) async fn read_all(
+    journal: &LogJournal,
+    findings: &mut Findings,
+    mut each: impl FnMut(&EventRecord),
+) -> Result<Vec<ReadStream>, Failure> {
     let mut streams = Vec::new();
     let mut last_positions = vec![Position::ZERO; usize::from(journal.shards())];
     for number in 0..ENTITIES {
@@ -166,6 +172,7 @@ pub(crate) async fn read(
         let mut chunks = journal.replay(&id, ReplayRange::ALL);
         while let Some(chunk) = chunks.next().await {
             for record in chunk? {
+                each(&record);
                 events.push((record.seq.0, Mark::of(&record.event.payload)));
                 let last = &mut last_positions[usize::from(id.shard(journal.shards()).0)];
                 *last = record.position.max(*last);
@@ -174,10 +181,9 @@ pub(crate) async fn read(
         streams.push(ReadStream { head, events });
     }
     for (shard, last) in last_positions.into_iter().enumerate() {
-        tail(&journal, ShardId(shard as u16), last, &streams, findings).await?;
+        tail(journal, ShardId(shard as u16), last, &streams, findings).await?;
     }
     journal.verify().await?;
-    journal.shutdown().await;
     Ok(streams)
 }
 

@@ -20,6 +20,7 @@
 //! | `commands` | entities: what must be there, and comparing it |
 //! | `entity` | entities: writing in the worker, retrying and reading in the parent |
 //! | `trials` | the parent: start, kill, verify |
+//! | `replicated/` | the same with clusters of real processes |
 
 mod cli;
 mod commands;
@@ -29,10 +30,11 @@ mod journal;
 mod lines;
 mod mark;
 mod place;
+mod replicated;
 mod streams;
 mod trials;
 
-use std::{error::Error, fs, io, process::ExitCode, time::Duration};
+use std::{error::Error, fs, io, path::Path, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.mode {
         Some(Mode::Worker(worker)) => work(worker),
+        Some(Mode::Node { config }) => serve(config),
         None => attack(&args),
     };
     result.unwrap_or_else(|failure| {
@@ -66,6 +69,13 @@ fn work(worker: &Worker) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Serves as a node of a cluster until the parent is gone.
+fn serve(config: &str) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(replicated::node::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The folder is made before the runtime and removed after it, and with the runtime end the worker
 /// and whatever still writes: also after Ctrl-C.
 fn attack(args: &Args) -> Result<ExitCode, Failure> {
@@ -76,7 +86,7 @@ fn attack(args: &Args) -> Result<ExitCode, Failure> {
         let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
             biased;
-            result = trials::run(args, folder.path()) => result,
+            result = trials(args, folder.path()) => result,
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
             _ = terminated.recv() => Ok(ExitCode::from(143)),
         }
@@ -96,4 +106,11 @@ fn attack(args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     code
+}
+
+async fn trials(args: &Args, dir: &Path) -> Result<ExitCode, Failure> {
+    match args.nodes {
+        1 => trials::run(args, dir).await,
+        _ => replicated::trials::run(args, dir).await,
+    }
 }

@@ -1,13 +1,15 @@
 //! Payloads that say what they are: which event of which batch of which run, and nothing else
 //! looks like it.
 
+use duractor_journal::NewEvent;
 use duractor_testkit::Rng;
+use serde::{Deserialize, Serialize};
 
 /// Bytes before the filling.
 const HEADER: usize = 20;
 
 /// What an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Mark {
     /// The trial that wrote it.
     pub run: u32,
@@ -33,6 +35,12 @@ impl Mark {
         payload[16..20].copy_from_slice(&(filling as u32).to_le_bytes());
         rng.fill(&mut payload[HEADER..]);
         payload
+    }
+
+    /// All events of the batch that this is the first one of.
+    pub(crate) fn events(self) -> Vec<NewEvent> {
+        let event = |index| NewEvent::new("marked", 1, Mark { index, ..self }.payload());
+        (0..self.count).map(event).collect()
     }
 
     /// The mark of a payload, if every byte is as it was written.

@@ -7,13 +7,13 @@ use duractor_journal::Head;
 use crate::{findings::Findings, lines::Line, mark::Mark, place::ENTITIES};
 
 /// What is known of the folder.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Streams {
     entities: Vec<Stream>,
 }
 
 /// What is known of an entity.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Stream {
     /// Events that were acknowledged, or were there before: they must be there ever after.
     events: BTreeMap<u64, Mark>,
@@ -24,6 +24,7 @@ struct Stream {
 }
 
 /// An entity as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadStream {
     pub head: Head,
     /// In the order in which they came; without a mark where the payload is not as written.

@@ -1,6 +1,7 @@
 //! The parent: start, kill, verify.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
@@ -56,11 +57,11 @@ pub(crate) async fn run(args: &Args, dir: &Path) -> Result<ExitCode, Failure> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    report(args, seed, trials, &findings, began.elapsed());
+    report(args, seed, trials, &findings, began.elapsed(), None);
     Ok(if findings.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn progress(trials: u64) -> ProgressBar {
+pub(crate) fn progress(trials: u64) -> ProgressBar {
     // Draws nothing where stderr is no terminal.
     let bar = ProgressBar::with_draw_target(Some(trials), ProgressDrawTarget::stderr());
     let template = "{spinner} {pos}/{len} kills [{bar:30}] {elapsed}, {msg}";
@@ -70,31 +71,56 @@ fn progress(trials: u64) -> ProgressBar {
     bar
 }
 
-fn report(args: &Args, seed: u64, trials: u64, findings: &Findings, took: Duration) {
+/// What only clusters have.
+pub(crate) struct OfCluster<'a> {
+    pub replicas_equal: bool,
+    /// How often each was done.
+    pub faults: &'a BTreeMap<&'static str, u64>,
+    pub slowest_ms: u64,
+}
+
+pub(crate) fn report(
+    args: &Args,
+    seed: u64,
+    trials: u64,
+    findings: &Findings,
+    took: Duration,
+    cluster: Option<&OfCluster<'_>>,
+) {
     let Findings { acked, lost, duplicated, other, notes } = findings;
     let seconds = (took.as_secs_f64() * 10.0).round() / 10.0;
     let target = args.target.name();
     if args.json {
-        let result = serde_json::json!({
-            "target": target, "trials": trials, "acked": acked, "lost": lost,
+        let mut result = serde_json::json!({
+            "target": target, "nodes": args.nodes, "trials": trials, "acked": acked, "lost": lost,
             "duplicated": duplicated, "other": other, "seed": seed, "seconds": seconds,
         });
+        if let Some(OfCluster { replicas_equal, faults, slowest_ms }) = cluster {
+            result["replicas_equal"] = (*replicas_equal).into();
+            result["faults"] = serde_json::json!(faults);
+            result["slowest_ms"] = (*slowest_ms).into();
+        }
         println!("{result}");
     } else {
+        let what = if cluster.is_some() { "trials" } else { "kills" };
         println!(
-            "{trials} kills in {seconds} s: {acked} events acknowledged, {lost} lost, \
+            "{trials} {what} in {seconds} s: {acked} events acknowledged, {lost} lost, \
              {duplicated} duplicated, {other} otherwise wrong"
         );
+        if let Some(OfCluster { replicas_equal, faults, slowest_ms }) = cluster {
+            let equal = if *replicas_equal { "equal" } else { "NOT EQUAL" };
+            println!("replicas {equal}; serving again after {slowest_ms} ms at most; {faults:?}");
+        }
     }
     for note in notes {
         eprintln!("crash: {note}");
     }
     if !findings.is_clean() {
-        let (rounds, trials) = (args.rounds, args.trials);
+        let (nodes, rounds, trials) = (args.nodes, args.rounds, args.trials);
         let plant = args.plant.map_or(String::new(), |plant| format!(" --plant {}", plant.name()));
         eprintln!(
-            "crash: again with: crash --target {target} --trials {trials} --rounds {rounds} \
-             --seed {seed}{plant}"
+            "crash: again with: crash --target {target} --nodes {nodes} --trials {trials} \
+             --rounds {rounds} --seed {seed}{plant}"
         );
     }
 }

@@ -7,11 +7,11 @@ const HEADER: usize = 32;
 
 /// A frame, by what its header says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frame {
-    pub(super) at: usize,
-    pub(super) len: usize,
-    pub(super) flush: usize,
-    pub(super) kind: u8,
+pub(crate) struct Frame {
+    pub(crate) at: usize,
+    pub(crate) len: usize,
+    pub(crate) flush: usize,
+    pub(crate) kind: u8,
 }
 
 /// Where the last group commit and the mark after it are.
@@ -35,7 +35,7 @@ pub(super) fn is_log(path: &Path) -> bool {
 }
 
 /// The frames of a log file, which begin after its header of 64 bytes.
-pub(super) fn frames(bytes: &[u8]) -> Vec<Frame> {
+pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
     let number = |at: usize| {
         let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.first_chunk::<4>());
         bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)

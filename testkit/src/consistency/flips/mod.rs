@@ -22,6 +22,8 @@ mod base;
 mod frames;
 mod spoil;
 
+pub(crate) use frames::frames;
+
 use duractor_journal::{
     EventRecord, Journal, JournalError, LogJournal, Position, ReplayRange, ShardId,
 };

@@ -1,0 +1,133 @@
+//! Runs the simulated scenarios over many seeds, on all cores.
+
+mod run;
+mod what;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::{
+    run::{header, run},
+    what::{Bug, What},
+};
+
+/// Tests the log, the snapshot store and journal groups in simulations.
+///
+/// Of the log and the snapshot store, each seed is one history on a simulated disk: random load, and
+/// several lives of a process that end by a power failure at some disk operation, by a kill, or in
+/// good order. Of journal groups, each seed is a cluster of several nodes with simulated disks,
+/// network and clocks, under load while things go wrong. In the end everything is read and compared
+/// with what was acknowledged. The same seed gives the same run.
+///
+/// Exits with 1 where a violation was found, or where a planted bug was not.
+#[derive(Debug, Parser)]
+#[command(version)]
+#[command(after_help = "Examples:
+  sim --scenario all --seeds 20000         test everything
+  sim --scenario log --seed 17 --seeds 1 --trace
+                                           replay one seed, every step printed
+  sim --scenario journal --seeds 1000 --twice
+                                           run every seed twice, and compare the traces
+  sim --planted all --seeds 5000           show that the tests find bugs; those inside of the
+                                           crates need a build with --features planted")]
+struct Args {
+    /// What to run: log, snapshot, flips (rot in closed files), journal (groups on several nodes) or
+    /// all.
+    #[arg(long, default_value = "all", value_parser = scenarios)]
+    scenario: Scenarios,
+    /// How many seeds of each scenario.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Plant this bug, or each of them (all), and stop when it is found.
+    #[arg(long, value_name = "NAME", value_parser = bugs)]
+    planted: Option<String>,
+    /// Look for a planted bug until this many seeds have found it, and say what the median is.
+    #[arg(long, default_value_t = 1)]
+    finds: usize,
+    /// One JSON object for each result instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Print every step to standard error; on one thread.
+    #[arg(long)]
+    trace: bool,
+    /// Run every seed twice; two runs that differ are a violation.
+    #[arg(long)]
+    twice: bool,
+    /// Print the trace hash of each seed, or put it into the JSON.
+    #[arg(long)]
+    hashes: bool,
+    /// Worker threads; one for each core unless set.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+struct Scenarios(Vec<What>);
+
+fn scenarios(name: &str) -> Result<Scenarios, String> {
+    let found: Vec<_> = What::all().filter(|w| name == "all" || w.name() == name).collect();
+    if found.is_empty() {
+        let names: Vec<_> = What::all().map(What::name).collect();
+        return Err(format!("one of all, {}", names.join(", ")));
+    }
+    Ok(Scenarios(found))
+}
+
+fn bugs(name: &str) -> Result<String, String> {
+    let bugs: Vec<Bug> = What::all().flat_map(What::bugs).collect();
+    let of_name = |bug: &&Bug| name == "all" || bug.name() == name;
+    if bugs.iter().filter(of_name).any(|bug| bug.available()) {
+        return Ok(name.to_owned());
+    }
+    if bugs.iter().any(|bug| bug.name() == name) {
+        return Err("this one needs a build with --features planted".into());
+    }
+    let names: std::collections::BTreeSet<_> = bugs.iter().map(|bug| bug.name()).collect();
+    Err(format!("one of all, {}", names.into_iter().collect::<Vec<_>>().join(", ")))
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.trace {
+        tracing_subscriber::fmt()
+            .with_env_filter("warn,duractor=debug,duractor_journal=debug,duractor_snapshot=debug")
+            .without_time()
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    let mut good = true;
+    if !args.json {
+        println!("{}", header());
+    }
+    for (what, bug) in wanted(&args) {
+        let run = run(&args, what, bug);
+        good &= run.is_good();
+        if args.json {
+            println!("{}", run.json());
+        } else {
+            println!("{}", run.row());
+            run.hashes().for_each(|line| println!("{line}"));
+        }
+        if bug.is_none() {
+            run.tell();
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is to be run; with bugs, each in the scenarios that find it.
+fn wanted(args: &Args) -> Vec<(What, Option<Bug>)> {
+    let of = |what: What| match &args.planted {
+        None => vec![(what, None)],
+        Some(name) => {
+            let bugs = what.bugs().into_iter();
+            let wanted = |bug: &Bug| bug.available() && (name == "all" || bug.name() == name);
+            bugs.filter(wanted).map(|bug| (what, Some(bug))).collect()
+        }
+    };
+    args.scenario.0.iter().flat_map(|what| of(*what)).collect()
+}
