@@ -133,7 +133,7 @@ impl Cluster {
         for address in known.iter().filter(|address| **address != shared.address) {
             gate.reach(address);
         }
-        shared.spawn(tick(manager.clone(), ticking.clone()));
+        shared.spawn(tick(shared.clone(), manager.clone(), ticking.clone()));
         shared.spawn(nudge(shared.groups.clone(), manager.clone(), ticking));
         shared.spawn(find(shared.clone(), discovery));
         tracing::info!(me = %shared.me, address = shared.address, "the node is in its cluster");
@@ -321,9 +321,11 @@ impl Cluster {
 }
 
 /// Has the manager look at the cluster, again and again; never twice for one look.
-async fn tick(manager: ActorRef<ManagerMessage>, ticking: Arc<AtomicBool>) {
+async fn tick(shared: Arc<Shared>, manager: ActorRef<ManagerMessage>, ticking: Arc<AtomicBool>) {
     loop {
         if !ticking.swap(true, Ordering::Relaxed) && manager.cast(ManagerMessage::Tick).is_err() {
+            let what = "it has ended: the node takes no part in changes of the cluster any more";
+            shared.problem("the cluster's manager", Some(what.to_owned()));
             return;
         }
         tokio::time::sleep(TICK).await;
