@@ -11,7 +11,9 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts},
+    http::{
+        Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts,
+    },
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };

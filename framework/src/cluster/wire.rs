@@ -26,6 +26,7 @@ pub(super) enum Message {
         /// Its name.
         cluster: String,
         /// Whether the sender has let the peer in. Otherwise it wants to hear who the peer is.
+        #[serde(default)]
         known: bool,
     },
     /// The peer is not let in. One of both is wrong here: see the ids.
