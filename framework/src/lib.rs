@@ -170,7 +170,8 @@ pub use settings::EntitySettings;
 
 pub use duractor_derive::{Command, Event, Payload};
 pub use duractor_journal::{
-    Effect as TookEffect, EntityId, Env, Journal, JournalError, RequestId, Seq, Timestamp,
+    Effect as TookEffect, EntityId, Env, Journal, JournalError, Member, NodeId, RequestId, Seq,
+    ShardId, Timestamp,
 };
 pub use duractor_snapshot::SnapshotStore;
 

@@ -15,6 +15,7 @@ use duractor_journal::{
 use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 
 use crate::{
+    cluster::Cluster,
     codec::check_schemas,
     context::Kinds,
     entity::{CommandSet, EventSourced},
@@ -209,6 +210,14 @@ impl NodeBuilder {
         voters: impl Fn(ShardId) -> BTreeSet<Member> + Send + Sync + 'static,
     ) -> Self {
         Self { replicas: Some((transport, Arc::new(voters))), ..self }
+    }
+
+    /// Makes the node one of a cluster's: its journal is the cluster's, and snapshots follow to the
+    /// other nodes. The cluster is shut down after the node.
+    pub fn cluster(self, cluster: &Cluster) -> Self {
+        let groups = cluster.groups();
+        self.journal(cluster.journal())
+            .replicas(cluster.transport(), move |shard| groups.group(shard).voters)
     }
 
     /// How many shards the key space is cut into: 1 to 256, fixed when the folder is first used. 12

@@ -193,7 +193,9 @@ fn happen(model: &mut Model, what: &Happening) {
         }
         Happening::Replace(node) => {
             let Some(old) = joined(model, node) else { return };
-            if model.view.up.contains_key(&old) || model.state.sharing().len() < 3 {
+            // A disk that a quorum needs, as that of one of two voters, cannot be replaced: what it
+            // had is lost. Only forming a new cluster helps then.
+            if check_removal(&model.state, &model.view, old, false).is_err() {
                 return;
             }
             model.record(&ClusterEvent::Removing { member: old, reason: reason() });

@@ -11,7 +11,9 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts},
+    http::{
+        Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts,
+    },
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
@@ -111,6 +113,8 @@ struct Whole {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    /// What the router found in the path: for this node alone.
+    extensions: Extensions,
     body: Bytes,
 }
 
@@ -119,12 +123,12 @@ impl Whole {
         let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string())
         })?;
-        let Parts { method, uri, mut headers, .. } = parts;
+        let Parts { method, uri, mut headers, extensions, .. } = parts;
         if method != Method::GET && !headers.contains_key(KEY) {
             // Safe to repeat from now on.
             headers.insert(KEY, new_key());
         }
-        Ok(Self { method, uri, headers, body })
+        Ok(Self { method, uri, headers, extensions, body })
     }
 
     /// The request, for this node or for another one's address.
@@ -140,6 +144,8 @@ impl Whole {
             let headers = request.headers_mut();
             headers.remove(axum::http::header::HOST);
             headers.insert(FORWARDED, HeaderValue::from(me));
+        } else {
+            *request.extensions_mut() = self.extensions.clone();
         }
         request
     }

@@ -35,6 +35,10 @@ enum Cli {
     Demo(demo::Options),
 }
 
+/// What is logged unless `RUST_LOG` says otherwise. Libraries tell of a node that is down many times a
+/// second, and Duractor tells it once.
+const LOG: &str = "info,openraft=error,ractor_cluster=error";
+
 fn peer(text: &str) -> Result<(u32, String), String> {
     let (number, address) = text.split_once('=').ok_or("write NUMBER=HOST:PORT")?;
     let number = number.parse().map_err(|_| format!("{number:?} is no node's number"))?;
@@ -43,7 +47,7 @@ fn peer(text: &str) -> Result<(u32, String), String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(Cli::parse()).await {
         Ok(code) => code,

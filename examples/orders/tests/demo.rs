@@ -78,3 +78,14 @@ fn the_server_stops_on_sigterm_and_takes_its_port_and_folder_for_itself() {
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert!(first.wait().unwrap().success());
 }
+
+#[test]
+fn a_cluster_goes_on_without_its_leader_and_loses_nothing() {
+    let (run, text) = demo(&["--nodes", "3", "--kills", "1"]);
+    assert!(run.status.success(), "{text}{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(text.matches("SIGKILL").count(), 1, "{text}");
+    assert!(text.contains("is back and has caught up"), "{text}");
+    assert_eq!((row(&text, "lost"), row(&text, "doubled")), ("0", "0"), "{text}");
+    // Each of the nodes is asked for each of the orders.
+    assert!(row(&text, "orders checked").starts_with("120, with 870 events"), "{text}");
+}

@@ -51,11 +51,15 @@ impl Desk {
         match message {
             // Who is out has nothing to say to members, nor to hear from them.
             Message::Hello { .. } if shared.out().is_some() => {}
-            Message::Hello { cluster_id, cluster } => {
+            Message::Hello { cluster_id, cluster, known } => {
                 match check_peer(shared, from, cluster_id, &cluster) {
                     Ok(()) => {
                         shared.heard_well(from);
                         shared.gate.admit(from, session);
+                        // What was said first may have come before the peer listened.
+                        if !known {
+                            say_hello(shared, from);
+                        }
                     }
                     Err(refusal) => {
                         tracing::warn!(%from, %refusal, "a node is refused");

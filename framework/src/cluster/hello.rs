@@ -14,7 +14,8 @@ pub(super) fn say_hello(shared: &Shared, peer: Member) {
     if peer.incarnation != ASKING {
         let identity = shared.identity();
         let (cluster_id, cluster) = (identity.cluster_id, identity.cluster);
-        shared.calls.tell(peer, &Message::Hello { cluster_id, cluster });
+        let known = shared.gate.is_admitted(peer);
+        shared.calls.tell(peer, &Message::Hello { cluster_id, cluster, known });
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use duractor_journal::{Member, NodeId, Role, ShardId, Transport};
+use duractor_journal::{JournalError, Member, NodeId, Role, ShardId, Transport};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -221,7 +221,11 @@ impl ManagerState {
         }
         for shard in (0..shared.groups.shards()).map(ShardId) {
             if shared.groups.group(shard).role == Role::Outside {
-                shared.groups.initialize(shard, [shared.me].into()).await?;
+                match shared.groups.initialize(shard, [shared.me].into()).await {
+                    // It is, and its replica is just starting.
+                    Ok(()) | Err(JournalError::Membership { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         if !shared.leads() {

@@ -163,7 +163,7 @@ impl ClusterState {
     /// The newest incarnation of a node, removed or not.
     #[must_use]
     pub fn newest(&self, node: NodeId) -> Option<Member> {
-        self.members.keys().copied().filter(|member| member.node == node).next_back()
+        self.members.keys().copied().rfind(|member| member.node == node)
     }
 
     /// The nodes that have a share, each with its incarnation.

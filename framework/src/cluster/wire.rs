@@ -25,6 +25,9 @@ pub(super) enum Message {
         cluster_id: u64,
         /// Its name.
         cluster: String,
+        /// Whether the sender has let the peer in. Otherwise it wants to hear who the peer is.
+        #[serde(default)]
+        known: bool,
     },
     /// The peer is not let in. One of both is wrong here: see the ids.
     Refused {
@@ -195,7 +198,7 @@ mod tests {
         let order = Order::Members { voters: vec![member], learners: vec![] };
         let refusal = Refusal::WouldBreakQuorum { node: NodeId(1), shards: vec![ShardId(0)] };
         for message in [
-            Message::Hello { cluster_id: u64::MAX, cluster: "c".into() },
+            Message::Hello { cluster_id: u64::MAX, cluster: "c".into(), known: true },
             Message::Ask {
                 id: 1,
                 request: Request::Order { revision: 2, shard: ShardId(3), order },

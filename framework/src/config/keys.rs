@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
         Number(1, 1 << 32),
         "Entities whose newest number is kept in memory",
     ),
-    key("log.unsealed_segments", "8", Number(1, 256), "Full segments that may wait to be sealed"),
+    key("log.unsealed_segments", "4", Number(1, 256), "Full segments that may wait to be sealed"),
     key("log.max_payload_bytes", "1048576", Number(1, 32 << 20), "Bytes of one event"),
     key("log.max_batch_events", "4096", Number(1, 65_536), "Events in one batch"),
     key("log.max_batch_bytes", "16777216", Number(1 << 10, 48 << 20), "Bytes of one batch"),

@@ -2,11 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use ractor::{Actor, ActorRef};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -85,6 +92,8 @@ pub struct LogJournal {
     supervisor: ActorRef<SupervisorMessage>,
     tasks: Vec<AbortHandle>,
     me: Member,
+    /// It was opened as a node alone, which leads every group as long as it runs.
+    alone: AtomicBool,
     /// Shards whose files were found damaged.
     damaged: mpsc::UnboundedSender<ShardId>,
 }
@@ -149,7 +158,8 @@ impl LogJournal {
             tokio::spawn(repair(repairs, hub.clone())).abort_handle(),
             tokio::spawn(end_with_log(log.clone(), proposals.clone())).abort_handle(),
         ];
-        let journal = Arc::new(Self { log, hub, proposals, supervisor, tasks, me, damaged });
+        let alone = AtomicBool::new(false);
+        let journal = Arc::new(Self { log, hub, proposals, supervisor, tasks, me, alone, damaged });
         for n in 0..shards {
             let state = journal.log.group(ShardId(n)).state();
             if state.last.is_some() || state.purged.is_some() || state.vote.is_some() {
@@ -194,6 +204,7 @@ impl LogJournal {
         for n in 0..self.shards() {
             self.led(ShardId(n), until).await?;
         }
+        self.alone.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -454,7 +465,27 @@ impl Journal for LogJournal {
         Box::pin(async move { replica?.barrier().await })
     }
 
+    fn confirm(&self, shard: ShardId, epoch: Term) -> BoxFuture<'static, Result<(), JournalError>> {
+        let replica = self.replica(shard);
+        Box::pin(async move {
+            let replica = replica?;
+            replica.barrier().await?;
+            // After the barrier, so that every claim that came before it counts.
+            let current = replica.log.state().epoch;
+            if current == epoch {
+                return Ok(());
+            }
+            Err(JournalError::StaleEpoch { shard, stale: epoch, current })
+        })
+    }
+
     fn ownerships(&self) -> Ownerships {
+        if self.alone.load(Ordering::Acquire) {
+            // Nobody else can ever lead: reads need not make sure.
+            let mine = Ownership::Mine { term: Term(0) };
+            let all: Vec<_> = (0..self.shards()).map(|n| (ShardId(n), mine)).collect();
+            return stream::iter(all).chain(stream::pending()).boxed();
+        }
         self.hub.ownerships()
     }
 

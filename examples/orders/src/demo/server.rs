@@ -10,6 +10,8 @@ use tokio::{
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(30);
+/// What servers log unless `RUST_LOG` says otherwise: that a node is killed is no news here.
+const LOG: &str = "warn,duractor::cluster=error,openraft=off,ractor_cluster=off";
 
 /// A running server. Killed when dropped.
 pub(crate) struct Server {
@@ -23,7 +25,7 @@ impl Server {
     /// Starts this program's `serve` with these arguments and waits until it listens.
     pub(crate) async fn start(arguments: &[String]) -> Result<Self, String> {
         let program = env::current_exe().map_err(|error| error.to_string())?;
-        let level = env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+        let level = env::var("RUST_LOG").unwrap_or_else(|_| LOG.to_owned());
         let mut child = Command::new(program)
             .arg("serve")
             .args(arguments)
