@@ -420,6 +420,8 @@ impl State {
                 // The other may be gone again: then its end is known by silence, or by a close.
                 let other = self.line(peer.node, at).session.map(|(session, _)| session);
                 if !self.is_up(at) || other != Some(session) {
+                    // A try that came meanwhile may have stood back for this one.
+                    self.attempt(at, peer.node);
                     return Vec::new();
                 }
                 self.line(at, peer.node).begin(session, peer);
