@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use duractor::cluster::{Groups, connect::OpenGroups};
@@ -107,8 +106,6 @@ impl OpenGroups for Opener {
             if world.damaged.lock().unwrap().remove(&me) {
                 return Err(JournalError::corrupt(config.dir.join("META"), 7, "a flipped bit"));
             }
-            // As files do: peers are linked meanwhile, and what they say is not heard yet.
-            tokio::time::sleep(Duration::from_millis(1)).await;
             Ok(Arc::new(Replicas { world, me, transport: replication.transport }) as _)
         })
     }
