@@ -30,7 +30,7 @@ use super::{
     replica::Replica,
     runtime,
     solo::Solo,
-    status::{GroupStatus, Replication, Role},
+    status::{GroupStatus, Replication},
     supervisor::{Common, Supervisor, SupervisorMessage},
 };
 use crate::{

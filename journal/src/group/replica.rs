@@ -20,7 +20,7 @@ use super::{
     propose::{Gate, Proposals},
     status::{GroupStatus, Role, Timing},
     store::Store,
-    types::{Group, Raft, from_log_id, members, raft_config},
+    types::{Group, Raft, members, raft_config},
     wire::{Answer, Call},
 };
 use crate::{
