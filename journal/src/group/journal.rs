@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -29,7 +29,7 @@ use super::{
     propose::{Gate, Proposals, Write},
     replica::Replica,
     runtime,
-    solo::Solo,
+    solo::nobody,
     status::{GroupStatus, Replication},
     supervisor::{Common, Supervisor, SupervisorMessage},
 };
@@ -108,7 +108,7 @@ impl LogJournal {
     /// durable bytes do not verify, [`JournalError::Incompatible`] where it was made by another
     /// version, with another number of shards, or belongs to several nodes.
     pub async fn open(config: LogConfig, env: Env) -> Result<Arc<Self>, JournalError> {
-        let journal = Self::open_replicated(config, env, Replication::new(Solo::new())).await?;
+        let journal = Self::open_replicated(config, env, Replication::new(nobody())).await?;
         match journal.lead_alone().await {
             Ok(()) => Ok(journal),
             Err(error) => {

@@ -120,9 +120,6 @@ impl Replica {
         let caught_up =
             metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
         let lease = Duration::from_millis(self.timing.election_max_ms);
-        if !metrics.membership_config.voter_ids().any(|voter| voter == metrics.id) {
-            return Ownership::Other { leader: None };
-        }
         let alone = metrics.membership_config.voter_ids().count() <= 1;
         let heard =
             alone || metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < lease);

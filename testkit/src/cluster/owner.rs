@@ -7,7 +7,7 @@
 //! after that nothing older can be committed any more.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -164,16 +164,16 @@ async fn try_append(world: &Arc<World>, process: &Arc<Process>, number: usize, a
     let slot = process.owners.slot(shard);
     let mut owner = slot.owner.lock().await;
     let Some(epoch) = owner.epoch else { return Tried::Refused };
-    if !owner.entities.contains_key(&entity) {
-        match load(world, process, entity).await {
-            Ok(hot) => drop(owner.entities.insert(entity, hot)),
+    let hot = match owner.entities.entry(entity) {
+        Entry::Occupied(hot) => hot.into_mut(),
+        Entry::Vacant(slot) => match load(world, process, entity).await {
+            Ok(hot) => slot.insert(hot),
             Err(error) => {
                 world.failed(process, &error);
                 return Tried::Refused;
             }
-        }
-    }
-    let Some(hot) = owner.entities.get_mut(&entity) else { return Tried::Refused };
+        },
+    };
     if let Some((seq, position)) = hot.done.get(&number) {
         return Tried::Done(*seq, *position);
     }

@@ -185,7 +185,7 @@ impl Group {
                     "{what}: the tail's order"
                 );
                 last = record.position;
-                found += usize::from(all.iter().any(|known| *known == record));
+                found += usize::from(all.contains(&record));
             }
         }
     }

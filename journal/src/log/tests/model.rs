@@ -144,7 +144,9 @@ pub(super) fn logged(shard: u16, term: u64, index: u64, ops: Vec<Op>) -> Logged 
     }
     let body = match builder.is_empty() {
         false => Body::Ops(builder.take()),
-        true if index % 2 == 0 => Body::Membership(Bytes::from(index.to_le_bytes().to_vec())),
+        true if index.is_multiple_of(2) => {
+            Body::Membership(Bytes::from(index.to_le_bytes().to_vec()))
+        }
         true => Body::Blank,
     };
     Logged { ops, entry: Entry { id, body } }

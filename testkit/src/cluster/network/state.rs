@@ -63,6 +63,9 @@ pub(super) enum Arrival {
 /// An event and who hears it.
 pub(super) type Call = (Arc<dyn Receiver>, Event);
 
+/// What happens after so many frames.
+type Then = Box<dyn FnOnce() + Send>;
+
 pub(super) struct State {
     base: Instant,
     pub(super) rng: Rng,
@@ -77,7 +80,7 @@ pub(super) struct State {
     /// What is next, and not earlier: the carrier sleeps until then.
     pub(super) sleeps_until: u64,
     /// Called when this node has sent so many more frames of [`Class::Control`].
-    pub(super) after_control: BTreeMap<NodeId, (u64, Box<dyn FnOnce() + Send>)>,
+    pub(super) after_control: BTreeMap<NodeId, (u64, Then)>,
 }
 
 impl State {
@@ -428,7 +431,7 @@ impl State {
                 self.calls(at, &Event::Up { peer, session })
             }
             Arrival::Close { at, peer, session } => {
-                if !self.line(at, peer).session.is_some_and(|(now, _)| now == session) {
+                if self.line(at, peer).session.is_none_or(|(now, _)| now != session) {
                     return Vec::new();
                 }
                 self.attempt(at, peer);

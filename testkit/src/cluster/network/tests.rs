@@ -177,7 +177,8 @@ fn a_restarted_process_replaces_its_session() {
 fn nothing_reaches_or_leaves_a_frozen_node_until_it_goes_on() {
     run_sim(1, async |_| {
         let (net, a, b) = pair(NetConfig::default()).await;
-        (a.heard.take(), b.heard.take());
+        a.heard.take();
+        b.heard.take();
         net.freeze(TWO);
         a.send(2, Class::Data, 1).unwrap();
         b.send(1, Class::Data, 2).unwrap();
