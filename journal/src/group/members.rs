@@ -81,6 +81,10 @@ pub(crate) async fn initialize(
 pub(crate) async fn change(replica: &Replica, change: Change) -> Result<(), JournalError> {
     let shard = replica.shard;
     let status = replica.status();
+    if !status.voters.is_empty() && !status.voters.contains(&replica.me()) {
+        // It is about to hand over to one that votes.
+        return Err(JournalError::NotLeader { shard, leader: None });
+    }
     let known: BTreeSet<Member> = status.voters.union(&status.learners).copied().collect();
     let wanted: BTreeSet<Member> = change.voters.union(&change.learners).copied().collect();
     if change.voters.is_empty() {

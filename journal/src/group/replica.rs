@@ -146,6 +146,9 @@ impl Replica {
             if self.proposals.wants_all() {
                 self.tell_all();
             }
+            if leading {
+                self.leave_to_a_voter().await;
+            }
             let delay = if waiting_to_serve { tick / 25 } else { tick };
             let changed = tokio::select! {
                 biased;
@@ -156,6 +159,20 @@ impl Replica {
                 return;
             }
             self.hub.changed(self.shard, &self.status());
+        }
+    }
+
+    /// A leader that has no vote any more hands over: it would lead on without being able to change
+    /// the group's members.
+    async fn leave_to_a_voter(&self) {
+        let status = self.status();
+        if status.role != Role::Leader || status.voters.contains(&self.me()) {
+            return;
+        }
+        let at = |voter: &&Member| (status.replicated.get(voter).copied().flatten(), **voter);
+        if let Some(next) = status.voters.iter().max_by_key(at) {
+            // An error means that the engine has stopped.
+            let _ = self.raft.trigger().transfer_leader(next.to_u64()).await;
         }
     }
 

@@ -104,7 +104,13 @@ impl<'a> Lives<'a> {
     pub(super) fn not_opened(&mut self, plan: &Plan, error: &JournalError) -> Checked {
         self.trace.line(|| format!("  not opened: {error}"));
         match error {
-            JournalError::Io { .. } | JournalError::Read { .. } | JournalError::DiskFull { .. }
+            // Opening writes, too: the group's members and votes.
+            JournalError::Io { .. }
+            | JournalError::Read { .. }
+            | JournalError::DiskFull { .. }
+            | JournalError::Failed { .. }
+            | JournalError::FailedUnderWay { .. }
+            | JournalError::Unavailable { .. }
                 if self.trouble(plan) =>
             {
                 Ok(())

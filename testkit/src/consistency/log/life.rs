@@ -155,7 +155,8 @@ impl Life<'_, '_> {
             JournalError::Failed { .. }
             | JournalError::FailedUnderWay { .. }
             | JournalError::Read { .. }
-            | JournalError::Io { .. } => self.lives.trouble(self.plan),
+            | JournalError::Io { .. }
+            | JournalError::Unavailable { .. } => self.lives.trouble(self.plan),
             // A claim that failed leaves an epoch that nobody has.
             JournalError::StaleEpoch { .. } => self.lives.trouble(self.plan),
             _ => false,

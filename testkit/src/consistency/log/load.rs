@@ -141,7 +141,14 @@ impl Life<'_, '_> {
     pub(super) async fn claim(&mut self, shard: ShardId) -> Checked {
         let at = usize::from(shard.0);
         self.lives.claimed[at] = false;
-        let claimed = timeout(PATIENCE, self.journal.claim(shard)).await;
+        let claim = self.journal.claim(shard);
+        let mut claim = std::pin::pin!(claim);
+        let mut claimed = timeout(PATIENCE, &mut claim).await;
+        if claimed.is_err() && self.plan.room.is_some() {
+            // What was taken waits for room.
+            self.lives.sim.disk().set_capacity(None);
+            claimed = timeout(PATIENCE, claim).await;
+        }
         self.lives.claimed[at] = matches!(claimed, Ok(Ok(_)));
         let known = &mut self.lives.model.epochs[usize::from(shard.0)];
         match claimed {
