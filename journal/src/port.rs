@@ -119,7 +119,7 @@ pub trait Journal: Send + Sync + 'static {
     /// How many shards there are.
     fn shards(&self) -> u16;
 
-    /// Installs a new writer epoch for a shard and returns it. Writers with an earlier one are
+    /// Installs a new writer epoch for a shard and returns it: 1 or more. Writers with an earlier one are
     /// refused from then on, by the journal itself.
     fn claim(&self, shard: ShardId) -> BoxFuture<'static, Result<Term, JournalError>>;
 

@@ -223,7 +223,6 @@ fn request(id: &str) -> RequestId {
     RequestId::new(id).expect("a request id")
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_command_gives_events_states_and_a_reply() {
     let mut kit = kit();
@@ -244,7 +243,6 @@ fn a_command_gives_events_states_and_a_reply() {
     assert_eq!(kit.events(), [Moved::Deposited { cents: 500 }]);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn the_state_outlives_restarts_and_crashes() {
     let mut kit = kit();
@@ -257,7 +255,6 @@ fn the_state_outlives_restarts_and_crashes() {
     assert_eq!(kit.state().cents, 400);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_test_can_begin_with_events() {
     let given = [Moved::Deposited { cents: 1_000 }, Moved::LimitSet { cents: 300 }];
@@ -268,7 +265,6 @@ fn a_test_can_begin_with_events() {
     assert_eq!(kit.run(Withdraw { cents: 300 }).revision(), Seq(3));
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_test_can_begin_with_a_snapshot_whose_events_are_deleted() {
     let state = Balance { cents: 7, limit: None };
@@ -282,7 +278,6 @@ fn a_test_can_begin_with_a_snapshot_whose_events_are_deleted() {
     assert_eq!(kit.run(Get).reply(), &9);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_test_can_begin_with_what_an_older_release_stored() {
     let mut kit = EntityTestKit::builder(Account::default())
@@ -294,7 +289,6 @@ fn a_test_can_begin_with_what_an_older_release_stored() {
     assert_eq!(kit.run(Get).reply(), &300);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn stored_events_keep_their_bytes() {
     golden(&[
@@ -305,7 +299,6 @@ fn stored_events_keep_their_bytes() {
     ]);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_repeat_of_a_request_takes_effect_once() {
     let mut kit = kit();
@@ -320,7 +313,6 @@ fn a_repeat_of_a_request_takes_effect_once() {
     assert_eq!(first, [Moved::Deposited { cents: 5 }]);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn an_expected_revision_is_checked() {
     let mut kit = kit();
@@ -335,7 +327,6 @@ fn an_expected_revision_is_checked() {
     assert_eq!(ran.reply(), &10);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_stashed_command_is_answered_by_a_later_step() {
     let mut kit = kit();
@@ -350,7 +341,6 @@ fn a_stashed_command_is_answered_by_a_later_step() {
     assert!(waiting.is_waiting());
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_restart_refuses_what_is_stashed() {
     let mut kit = kit();
@@ -359,7 +349,6 @@ fn a_restart_refuses_what_is_stashed() {
     assert!(matches!(waiting.error(), AskError::ShuttingDown), "{}", waiting.error());
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn time_passes_only_as_told() {
     let mut kit = kit();
@@ -376,7 +365,6 @@ fn time_passes_only_as_told() {
     assert_eq!(kit.advance(Duration::from_secs(120)).events(), [], "timers are in memory");
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn an_idle_entity_leaves_memory() {
     let mut kit = kit_with(EntitySettings::default().idle_timeout(Duration::from_secs(60)));
@@ -391,7 +379,6 @@ fn an_idle_entity_leaves_memory() {
     assert_eq!((left.reply(), left.is_active()), (&(), false));
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn refused_events_did_not_happen() {
     let mut kit = kit();
@@ -413,7 +400,6 @@ fn refused_events_did_not_happen() {
     assert_eq!(kit.run(Get).reply(), &6);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_lost_write_leaves_the_caller_in_doubt() {
     for (fail, cents) in [(Fail::Lost, 0), (Fail::LostAck, 7)] {
@@ -429,7 +415,6 @@ fn a_lost_write_leaves_the_caller_in_doubt() {
     }
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn failing_reads_are_tried_again() {
     let mut kit = kit();
@@ -445,7 +430,6 @@ fn failing_reads_are_tried_again() {
     assert_eq!(kit.run(Get).reply(), &0);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn damage_quarantines_the_entity() {
     let mut kit = kit();
@@ -463,7 +447,6 @@ fn damage_quarantines_the_entity() {
     assert!(ran.try_state().expect_err("no state").contains("\"Unheard\""));
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn snapshots_that_fail_cost_nothing_but_time() {
     let mut kit = kit_with(EntitySettings::default().snapshot_every(2).delete_events(true));
@@ -483,7 +466,6 @@ fn snapshots_that_fail_cost_nothing_but_time() {
     assert_eq!(kit.events().len(), 6);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_panic_is_a_typed_error_and_the_entity_goes_on() {
     let mut kit = kit();
@@ -494,7 +476,6 @@ fn a_panic_is_a_typed_error_and_the_entity_goes_on() {
     assert_eq!(kit.run(Get).reply(), &5);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn messages_to_other_entities_arrive_after_the_commit() {
     let mut kit = kit();
@@ -513,7 +494,6 @@ fn messages_to_other_entities_arrive_after_the_commit() {
     assert_eq!(kit.state_of::<Account>("savings").cents, 1, "nothing was committed, nothing sent");
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn handlers_can_be_tested_on_recovered_states_only() {
     let mut kit = EntityTestKit::builder(Account::default())
@@ -552,7 +532,6 @@ impl Handle<Rename> for Profile {
     }
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn entities_with_durable_state_are_tested_alike() {
     let mut kit = EntityTestKit::builder(Profile).given_snapshot(7, &"seventh".to_owned()).start();
@@ -568,7 +547,6 @@ fn entities_with_durable_state_are_tested_alike() {
     assert_eq!(kit.state(), "20");
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn async_code_runs_on_the_kits_runtime() {
     let mut kit = kit();

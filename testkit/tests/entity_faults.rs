@@ -97,7 +97,6 @@ entity!(
     }
 );
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn apply_must_not_read_what_a_handler_left() {
     let said = failure(|| drop(EntityTestKit::new(Speculative::default()).run(Add { by: 2 })));
@@ -121,7 +120,6 @@ entity!(
     |add| Added { by: add.by }
 );
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn apply_must_give_the_same_each_time() {
     let said = failure(|| drop(EntityTestKit::new(Unsteady::default()).run(Add { by: 2 })));
@@ -160,7 +158,6 @@ entity!(
     |add| Priced { amount: Amount { euros: 1, cents: add.by } }
 );
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn an_event_must_not_lose_a_field() {
     let said = failure(|| drop(EntityTestKit::new(Lossy::default()).run(Add { by: 2 })));
@@ -199,7 +196,6 @@ impl Event for Forgetful {
 
 entity!(HandMade, Total, Forgetful, |_, _| {}, |add| Forgetful { by: add.by });
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn an_event_must_decode_to_itself() {
     let mut kit = EntityTestKit::new(HandMade::default());
@@ -233,7 +229,6 @@ entity!(
     |add| Added { by: add.by }
 );
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_state_must_not_lose_a_field() {
     let mut kit = EntityTestKit::builder(Skips::default()).compare_states().start();
@@ -267,7 +262,6 @@ entity!(
     |add| Added { by: add.by }
 );
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_state_must_decode() {
     let said = failure(|| drop(EntityTestKit::new(Unreadable::default())));
@@ -289,14 +283,12 @@ entity!(Shifts, Shifting, Added, |state, event| state.total += event.by, |add| A
     by: add.by
 });
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_state_must_decode_to_itself() {
     let said = failure(|| drop(EntityTestKit::new(Shifts::default())));
     assert_says(&said, &["`.total`: before 1, after 2"]);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_snapshot_must_agree_with_the_events() {
     let settings = EntitySettings::default().snapshot_every(2);
@@ -334,7 +326,6 @@ entity!(Misread, Total, Charged, |state, event| state.total += event.cents, |add
     cents: add.by
 });
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn an_upcast_must_keep_the_meaning() {
     // By the golden bytes of the older version.
@@ -404,21 +395,18 @@ impl Handle<Ask> for Wire {
     }
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn commands_and_replies_come_as_from_another_node() {
     let ran = EntityTestKit::new(Wire).run(Price { amount: Amount { euros: 3, cents: 5 } });
     assert_eq!(ran.reply(), &Amount { euros: 3, cents: 0 });
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_command_must_survive_its_encoding() {
     let said = failure(|| drop(EntityTestKit::new(Wire).run(Ask { by: Half(1) })));
     assert_says(&said, &["the command \"Ask\" version 1 does not survive", "\"02\"", "\"04\""]);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn a_reply_must_survive_its_encoding() {
     let mut kit = EntityTestKit::builder(Wire).without(Check::Commands).start();
@@ -443,7 +431,6 @@ entity!(Sets, HashSet<u64>, Added, |state, event| state.extend(0..event.by), |ad
     by: add.by
 });
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn maps_may_have_any_order_and_sets_are_named() {
     let mut kit = EntityTestKit::new(Mapped::default());
@@ -454,7 +441,6 @@ fn maps_may_have_any_order_and_sets_are_named() {
     assert_says(&said, &["in another order", "`BTreeSet`"]);
 }
 
-#[ignore = "since entities follow ownership the kit restarts them without end; to be mended"]
 #[test]
 fn misuse_is_told() {
     let mut kit = EntityTestKit::new(Wire);

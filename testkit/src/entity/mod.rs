@@ -1,6 +1,6 @@
 //! The entity test kit: tests an entity in a plain `#[test]`, without disks, sockets or waiting.
 //!
-//! ```no_run
+//! ```
 //! use duractor::{Command, Context, Effect, Event, EventSourced, Handle, Persist};
 //! use duractor_testkit::EntityTestKit;
 //! # #[derive(Event, Debug, PartialEq)]
@@ -75,7 +75,7 @@
 //! [`golden`](duractor::golden()).
 //!
 //! # An example: an account with limits
-//! ```no_run
+//! ```
 //! use duractor::{
 //!     Command, Context, Effect, EntitySettings, Event, EventSourced, Handle, Persist, RequestId,
 //!     TookEffect, golden,
