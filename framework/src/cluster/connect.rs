@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use duractor_journal::{
     Env, JournalError, LogConfig, LogJournal, Member, Replication, ShardId, Transport,
-    transport::{Channel, Class, Receiver, SendError},
+    transport::NoPeers,
 };
 use futures_util::future::BoxFuture;
 
@@ -81,31 +80,5 @@ impl Connect for Alone {
 
     fn disconnect(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
-    }
-}
-
-struct NoPeers(Member);
-
-impl Transport for NoPeers {
-    fn me(&self) -> Member {
-        self.0
-    }
-
-    fn max_frame_bytes(&self) -> usize {
-        64 << 20
-    }
-
-    fn send(&self, _: Member, _: Channel, _: Class, _: Bytes) -> Result<(), SendError> {
-        Err(SendError::NotConnected)
-    }
-
-    fn listen(&self, _: Channel, _: Arc<dyn Receiver>) {}
-
-    fn reach(&self, _: &str) {}
-
-    fn forget(&self, _: &str) {}
-
-    fn peers(&self) -> Vec<Member> {
-        Vec::new()
     }
 }

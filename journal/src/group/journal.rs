@@ -29,7 +29,6 @@ use super::{
     propose::{Gate, Proposals, Write},
     replica::Replica,
     runtime,
-    solo::nobody,
     status::{GroupStatus, Replication},
     supervisor::{Common, Supervisor, SupervisorMessage},
 };
@@ -47,7 +46,7 @@ use crate::{
     },
     port::{Ack, AppendDone, Head, Journal, Ownership, Ownerships, RecordChunks, ReplayRange},
     record::{AppendBatch, Limits},
-    transport::Member,
+    transport::{Member, NoPeers},
 };
 
 /// How long a node alone may take to come to lead its own groups.
@@ -108,7 +107,12 @@ impl LogJournal {
     /// durable bytes do not verify, [`JournalError::Incompatible`] where it was made by another
     /// version, with another number of shards, or belongs to several nodes.
     pub async fn open(config: LogConfig, env: Env) -> Result<Arc<Self>, JournalError> {
-        let journal = Self::open_replicated(config, env, Replication::new(nobody())).await?;
+        let journal = Self::open_replicated(
+            config,
+            env,
+            Replication::new(Arc::new(NoPeers(Member::new(1, 1)))),
+        )
+        .await?;
         match journal.lead_alone().await {
             Ok(()) => Ok(journal),
             Err(error) => {

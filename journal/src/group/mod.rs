@@ -14,8 +14,10 @@
 //! | `store.rs` | openraft's log: the group's part of the node's log |
 //! | `machine.rs` | openraft's state machine: applying entries |
 //! | `propose.rs` | writes that wait, put together into entries |
+//! | `hub.rs` | which replicas run, who owns the shards, and who listens |
 //! | `inbound.rs` | requests of other replicas |
 //! | `replica.rs` | one replica: an actor |
+//! | `members.rs` | making a group, changing its members, handing it over |
 //! | `supervisor.rs` | the actor above the replicas of a node |
 //! | `journal.rs` | `LogJournal`: the port on top of all that |
 
@@ -39,7 +41,6 @@ pub(crate) mod replica;
 pub(crate) mod store;
 
 pub(crate) mod members;
-pub(crate) mod solo;
 pub(crate) mod supervisor;
 
 pub(crate) mod journal;

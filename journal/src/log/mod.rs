@@ -1,8 +1,9 @@
 //! The segmented log: one per node, shared by all its shards.
 //!
-//! The way of an append, from top to bottom: `journal` checks it against `heads` and queues it;
-//! `writer` stamps its `frame`, writes and syncs it with all others that wait, notes it in the
-//! segment's `index` (`live`) and tells the caller. `read` finds it again through `files`.
+//! The way of an entry, from top to bottom: a group hands it to `group_log`; `writer` stamps its
+//! `frame`s, writes and syncs them with all others that wait, and tells the group. When Raft has
+//! committed it, `apply` decides its writes on what `heads` says, and notes those that take effect in
+//! the segment's `index` (`live`), where `read` finds them through `files`.
 //! When the segment is full, `maintain` seals it (`seal`, `build`) into a file that is sorted
 //! by entity and has an index on disk (`sealed`), and merges such files by `policy`. `image` gives
 //! out a shard's live records in `chunk`s, and `intake` makes a file of them that replaces what
@@ -11,7 +12,6 @@
 
 pub(crate) mod access;
 pub(crate) mod codec;
-#[allow(dead_code)]
 pub(crate) mod entry;
 pub(crate) mod frame;
 pub(crate) mod layout;
@@ -54,9 +54,7 @@ pub(crate) mod maintain;
 pub(crate) mod streams;
 pub(crate) mod writer;
 
-#[allow(dead_code)]
 pub(crate) mod group_log;
-#[allow(dead_code)]
 pub(crate) mod node_log;
 
 #[cfg(feature = "contract")]

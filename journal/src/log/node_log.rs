@@ -116,10 +116,6 @@ impl NodeLog {
         &self.shared.config
     }
 
-    pub(crate) fn env(&self) -> &Env {
-        &self.shared.env
-    }
-
     /// A group's part of the log. The shard must exist.
     pub(crate) fn group(self: &Arc<Self>, shard: ShardId) -> GroupLog {
         GroupLog::new(self.shared.clone(), shard, self.queue.clone())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{id::DEFAULT_SHARDS, record::Limits};
 
-/// Settings of a [`LogJournal`](super::LogJournal). Make one with [`LogConfig::new`] and change
+/// Settings of a [`LogJournal`](crate::LogJournal). Make one with [`LogConfig::new`] and change
 /// what you want changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
