@@ -15,7 +15,7 @@ fn is_liveness(violation: &impl std::fmt::Display) -> bool {
 fn the_invariants_hold() {
     let mut sum = Report::default();
     let mut stuck = Vec::new();
-    for seed in 0..58 {
+    for seed in 0..100 {
         let report = cluster::run(seed, None, false);
         match &report.violation {
             Some(violation) if is_liveness(violation) => stuck.push(seed),

@@ -8,8 +8,9 @@ use openraft::{
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::{Backoff, RPCOption},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+        StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+        VoteResponse,
     },
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -94,12 +95,8 @@ impl RaftNetworkV2<Group> for Link {
         match tokio::time::timeout(self.patience, events.recv()).await {
             Ok(Some(StreamEvent::Appended(_, Some(result)))) => Ok(match result {
                 Ok(_) => AppendEntriesResponse::Success,
-                Err(openraft::raft::StreamAppendError::Conflict(_)) => {
-                    AppendEntriesResponse::Conflict
-                }
-                Err(openraft::raft::StreamAppendError::HigherVote(vote)) => {
-                    AppendEntriesResponse::HigherVote(vote)
-                }
+                Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+                Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
             }),
             Ok(Some(StreamEvent::Appended(_, None))) => Err(unreachable("the follower is busy")),
             Ok(_) => Err(unreachable("the link was lost")),
@@ -122,6 +119,7 @@ impl RaftNetworkV2<Group> for Link {
             events,
             under_way: VecDeque::new(),
             ready: VecDeque::new(),
+            matched: None,
             patience: self.patience,
             ended: false,
         };
@@ -199,6 +197,8 @@ struct Pipeline<S> {
     under_way: VecDeque<UnderWay>,
     /// Answers that came before those to earlier requests.
     ready: VecDeque<(u64, super::wire::AppendResult)>,
+    /// How far the follower said to have this leader's log, in this stream.
+    matched: Option<RaftLogId>,
     patience: Duration,
     ended: bool,
 }
@@ -256,7 +256,16 @@ impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
         let at = self.ready.iter().position(|(seq, _)| *seq == oldest)?;
         self.under_way.pop_front();
         let (_, result) = self.ready.remove(at)?;
-        let answer = result.ok_or_else(|| unreachable("the follower is busy"));
+        let answer = match result {
+            None => Err(unreachable("the follower is busy")),
+            Some(Err(StreamAppendError::Conflict(at))) if Some(at) <= self.matched => {
+                Err(unreachable("the follower took requests in another order"))
+            }
+            Some(result) => Ok(result),
+        };
+        if let Ok(Ok(matched)) = &answer {
+            self.matched = self.matched.max(*matched);
+        }
         // After a conflict or a higher vote nothing that follows can be right.
         self.ended = !matches!(answer, Ok(Ok(_)));
         Some(answer)
