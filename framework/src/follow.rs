@@ -85,15 +85,17 @@ impl Follower {
 
     /// Follows until the task is dropped.
     pub(crate) async fn run(mut self) {
+        let mut stopped = self.shared.journal.stopped();
         loop {
             tokio::select! {
                 biased;
+                why = &mut stopped => return self.shared.fail(&why.to_string()),
                 Some(Fenced { shard, term, epoch }) = self.fenced.recv() => {
                     self.ended(shard, epoch, None);
                     self.claim(shard, term, RETRY_MIN);
                 }
                 next = self.ownerships.next() => {
-                    // At the end of the journal. It refuses what comes, and the node hears that.
+                    // At the end of the journal.
                     let Some((shard, ownership)) = next else { return };
                     if let Some(term) = self.take(shard, ownership) {
                         self.claim(shard, term, Duration::ZERO);

@@ -164,6 +164,13 @@ pub trait Journal: Send + Sync + 'static {
         stream::iter(mine.collect::<Vec<_>>()).chain(stream::pending()).boxed()
     }
 
+    /// Waits until this journal has stopped for good, and says why: a write or an fsync failed, or it
+    /// was closed. Whoever uses a journal stops with it, also where nothing is asked of it just then:
+    /// a replica that only follows answers nobody, and would be missed by the quorum alone.
+    fn stopped(&self) -> BoxFuture<'static, JournalError> {
+        Box::pin(future::pending())
+    }
+
     /// [`submit`](Journal::submit) as a future. The batch is taken up by the call, not by the first
     /// poll.
     fn append(&self, batch: AppendBatch) -> BoxFuture<'static, Result<Appended, JournalError>> {

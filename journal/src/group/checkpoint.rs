@@ -34,9 +34,10 @@ use crate::{
 
 /// About how many bytes a piece has.
 const CHUNK_BYTES: usize = 256 << 10;
-/// How long a receiver may take over a piece: it may have to wait for a busy disk.
-const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a sender goes on trying after the link was lost.
+/// How long a piece may be without an answer until the sender asks how far it came. A receiver that
+/// is still busy with it, on a slow disk, is only asked again: that costs nothing.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a sender asks again in a row.
 const RETRIES: u32 = 100;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -102,22 +103,16 @@ pub(crate) async fn send(
         return Err("there is nothing to send".into());
     };
     tracing::info!(%shard, %to, at = ?cut.at, "sending a checkpoint");
-    let begin = Call::CheckpointBegin {
-        vote,
-        at: cut.at,
-        epoch: cut.epoch.0,
-        members: cut.members.clone(),
-    };
-    let opened = log.image(cut.at, cut.epoch).await.map_err(|error| error.to_string())?;
-    let mut image = Some(opened);
-    let mut tries = 0;
+    let image = log.image(cut.at, cut.epoch).await.map_err(|error| error.to_string())?;
+    let mut sending =
+        Sending { peers, to, shard, vote, cut: &cut, log: &log, image: Some(image), tries: 0 };
     loop {
-        let sent = attempt(peers, to, shard, &begin, (vote, &cut, &log), &mut image).await;
-        match sent {
+        match sending.attempt().await {
             Ok(vote) => return Ok(vote),
             Err(Failure::Final(why)) => return Err(why),
-            Err(Failure::Link(error)) if tries < RETRIES => {
-                tries += 1;
+            Err(Failure::Link(error)) if sending.tries < RETRIES => {
+                sending.tries += 1;
+                let tries = sending.tries;
                 tracing::debug!(%shard, %to, %error, tries, "the checkpoint is interrupted");
                 tokio::time::sleep(RETRY_DELAY).await;
             }
@@ -138,39 +133,59 @@ impl From<JournalError> for Failure {
     }
 }
 
-/// Sends what the receiver does not have yet.
-async fn attempt(
-    peers: &Peers,
+/// A checkpoint under way to another replica.
+struct Sending<'a> {
+    peers: &'a Peers,
     to: Member,
     shard: ShardId,
-    begin: &Call,
-    (vote, cut, log): (RaftVote, &Cut, &GroupLog),
-    image: &mut Option<Image>,
-) -> Result<RaftVote, Failure> {
-    let ask =
-        async |class, call: &Call| match peers.call(to, shard, class, call, CHUNK_PATIENCE).await {
+    vote: RaftVote,
+    cut: &'a Cut,
+    log: &'a GroupLog,
+    /// Taken while a piece of it is read.
+    image: Option<Image>,
+    /// Attempts since the receiver took a piece.
+    tries: u32,
+}
+
+impl Sending<'_> {
+    async fn ask(&mut self, class: Class, call: &Call) -> Result<Answer, Failure> {
+        match self.peers.call(self.to, self.shard, class, call, CHUNK_PATIENCE).await {
             Ok(Answer::Refused(why)) => Err(Failure::Final(why)),
             Ok(answer) => Ok(answer),
             Err(error) => Err(Failure::Link(error)),
-        };
-    let mut answer = ask(Class::Control, begin).await?;
-    let mut seek = true;
-    loop {
-        let cursor = match answer {
-            Answer::Cursor(cursor) => cursor,
-            Answer::Installed(vote) => return Ok(vote),
-            _ => return Err(Failure::Final("an answer to something else".into())),
-        };
-        let (back, chunk) = next_chunk(log, image.take(), seek.then_some(cursor)).await?;
-        *image = Some(back);
-        #[cfg(feature = "planted")]
-        let chunk =
-            chunk.filter(|_| seek || !crate::planted::is(crate::planted::Planted::HalfCheckpoint));
-        seek = false;
-        answer = match chunk {
-            Some(bytes) => ask(Class::Bulk, &Call::CheckpointChunk { at: cut.at, bytes }).await?,
-            None => ask(Class::Control, &Call::CheckpointEnd { vote, at: cut.at }).await?,
-        };
+        }
+    }
+
+    /// Sends what the receiver does not have yet.
+    async fn attempt(&mut self) -> Result<RaftVote, Failure> {
+        let Cut { at, epoch, members } = self.cut.clone();
+        let vote = self.vote;
+        let begin = Call::CheckpointBegin { vote, at, epoch: epoch.0, members };
+        let mut answer = self.ask(Class::Control, &begin).await?;
+        let mut seek = true;
+        loop {
+            let cursor = match answer {
+                Answer::Cursor(cursor) => cursor,
+                Answer::Installed(vote) => return Ok(vote),
+                _ => return Err(Failure::Final("an answer to something else".into())),
+            };
+            let seek_to = seek.then_some(cursor);
+            let (back, chunk) = next_chunk(self.log, self.image.take(), seek_to).await?;
+            self.image = Some(back);
+            #[cfg(feature = "planted")]
+            let half = !seek && crate::planted::is(crate::planted::Planted::HalfCheckpoint);
+            #[cfg(feature = "planted")]
+            let chunk = chunk.filter(|_| !half);
+            seek = false;
+            answer = match chunk {
+                Some(bytes) => {
+                    let taken = self.ask(Class::Bulk, &Call::CheckpointChunk { at, bytes }).await?;
+                    self.tries = 0;
+                    taken
+                }
+                None => self.ask(Class::Control, &Call::CheckpointEnd { vote, at }).await?,
+            };
+        }
     }
 }
 
@@ -210,12 +225,16 @@ fn refused(error: &JournalError) -> Answer {
 pub(crate) async fn begin(
     replica: &Replica,
     from: Member,
-    _vote: RaftVote,
+    vote: RaftVote,
     at: LogId,
     epoch: u64,
     members: Option<(LogId, Bytes)>,
 ) -> Answer {
     let mut open = replica.receiving.0.lock().await;
+    // What is applied is committed: the leader's log and this one are the same so far.
+    if replica.log.state().applied.is_some_and(|applied| applied.index >= at.index) {
+        return Answer::Installed(vote);
+    }
     if let Some(open) = open.as_ref()
         && (open.from, open.cut.at) == (from, at)
     {

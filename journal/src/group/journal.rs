@@ -493,6 +493,11 @@ impl Journal for LogJournal {
         self.hub.ownerships()
     }
 
+    fn stopped(&self) -> BoxFuture<'static, JournalError> {
+        let log = self.log.clone();
+        Box::pin(async move { log.stopped().await })
+    }
+
     fn replay(&self, entity: &EntityId, range: ReplayRange) -> RecordChunks {
         self.mending(self.log.replay(entity, range), entity.shard(self.shards()))
     }

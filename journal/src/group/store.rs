@@ -62,7 +62,12 @@ impl RaftLogReader<Group> for Store {
         let mut all = Vec::new();
         while from < to {
             let entries = self.log.read(from, to, READ_BYTES).await.map_err(to_io)?;
-            let Some(last) = entries.last() else { break };
+            let Some(last) = entries.last() else {
+                // What a log that failed never took is not there to be applied: to say that there
+                // is nothing would let the engine believe that it was applied.
+                self.log.check_open().map_err(to_io)?;
+                break;
+            };
             from = last.id.index + 1;
             all.extend(to_entries(entries)?);
         }
@@ -74,7 +79,11 @@ impl RaftLogReader<Group> for Store {
         start: u64,
         end: u64,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        to_entries(self.log.read(start, end, READ_BYTES).await.map_err(to_io)?)
+        let entries = self.log.read(start, end, READ_BYTES).await.map_err(to_io)?;
+        if entries.is_empty() {
+            self.log.check_open().map_err(to_io)?;
+        }
+        to_entries(entries)
     }
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {

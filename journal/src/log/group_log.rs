@@ -51,6 +51,11 @@ impl GroupLog {
         self.group.shard
     }
 
+    /// An error where writes are not taken.
+    pub(crate) fn check_open(&self) -> Result<(), JournalError> {
+        self.shared.check_open()
+    }
+
     /// How far the log is.
     pub(crate) fn state(&self) -> GroupState {
         self.group.replica().state()

@@ -104,9 +104,6 @@ async fn move_shard(world: &Arc<World>, members: &mut Members, rng: &mut Rng) {
     settle(world, members, shard, voters, learners).await;
 }
 
-/// How long a node is waited for when it is asked whether its log works.
-const ASKED: Duration = Duration::from_millis(1);
-
 /// Makes every node a voter of every shard, where a shard could not do without this node.
 async fn spare(world: &Arc<World>, members: &mut Members, node: NodeId) {
     let alone =
@@ -211,13 +208,6 @@ async fn settle(
         |of: &BTreeSet<Member>| of.iter().map(Member::to_string).collect::<Vec<_>>().join(" ");
     world.say(64, || format!("{shard}: voters {}, learners {}", name(&voters), name(&learners)));
     while world.notes().violation.is_none() {
-        // A node whose log has failed takes no part until it is started again.
-        for process in world.processes() {
-            let asked = tokio::time::timeout(ASKED, process.subject.journal().barrier(shard));
-            if let Some(Ok(Err(error))) = world.call(&process, asked).await {
-                world.failed(&process, &error);
-            }
-        }
         if let Some(process) = leader(world, shard) {
             let change = process.subject.change_members(shard, voters.clone(), learners.clone());
             match world.call(&process, change).await {

@@ -74,8 +74,17 @@ impl Owners {
     }
 }
 
-/// Follows who owns the shards, for as long as the process lives.
+/// Follows who owns the shards, for as long as the process lives; and ends it with its log, as a node
+/// does.
 pub(crate) fn start(world: &Arc<World>, process: &Arc<Process>) {
+    let stopped = process.subject.journal().stopped();
+    let (to, of) = (Arc::downgrade(world), Arc::downgrade(process));
+    tokio::spawn(async move {
+        let why = stopped.await;
+        if let (Some(world), Some(process)) = (to.upgrade(), of.upgrade()) {
+            world.failed(&process, &why);
+        }
+    });
     let mut ownerships = process.subject.journal().ownerships();
     // A dead process must not live on in here, waiting for the next change.
     let (world, process) = (Arc::downgrade(world), Arc::downgrade(process));
