@@ -19,7 +19,7 @@ fn sound(scenario: Scenario, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn the_log_is_consistent() {
-    sound(Scenario::Log, 0..42);
+    sound(Scenario::Log, 0..150);
 }
 
 #[test]

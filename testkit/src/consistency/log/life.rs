@@ -38,6 +38,10 @@ pub(super) struct Life<'l, 'a> {
     pub(super) answers: Answers,
     /// Follows a shard while it is written to.
     pub(super) tail: Option<(RecordChunks, Position)>,
+    /// The disk has as little room as the plan says.
+    pub(super) tight: bool,
+    /// The shutdown has begun.
+    pub(super) closing: bool,
 }
 
 impl Life<'_, '_> {
@@ -88,6 +92,8 @@ impl Life<'_, '_> {
                     self.lives.model.deleted(index, to, &result);
                     result.or_else(|error| self.failed(&error))?;
                 }
+                // It is cut short by a shutdown.
+                Answer::Maintain(Err(JournalError::Closed)) if self.closing => {}
                 Answer::Maintain(result) => result.or_else(|error| self.failed(&error))?,
             }
         }
@@ -157,6 +163,8 @@ impl Life<'_, '_> {
             | JournalError::Read { .. }
             | JournalError::Io { .. }
             | JournalError::Unavailable { .. } => self.lives.trouble(self.plan),
+            // What waits for room on a full disk is given up at last.
+            JournalError::Closed => self.closing && self.tight,
             // A claim that failed leaves an epoch that nobody has.
             JournalError::StaleEpoch { .. } => self.lives.trouble(self.plan),
             _ => false,

@@ -78,9 +78,10 @@ impl Lives<'_> {
             Ok(Err(error)) => self.not_opened(plan, &error).map(|()| plan.end)?,
             Ok(Ok(journal)) => {
                 plan.opened(self.sim.disk());
-                Life { lives: self, plan, journal, answers: Answers::default(), tail: None }
-                    .live()
-                    .await?
+                let (answers, tight) = (Answers::default(), plan.room.is_some());
+                let life =
+                    Life { lives: self, plan, journal, answers, tail: None, tight, closing: false };
+                life.live().await?
             }
         };
         self.model.ended();
@@ -115,17 +116,16 @@ impl Life<'_, '_> {
             self.tail = Some((self.journal.tail(shard, Position::ZERO), Position::ZERO));
         }
         let disk = self.lives.sim.disk().clone();
-        let mut room = self.plan.room.is_some();
         for step in 0..self.plan.steps {
             if disk.is_down() {
                 break;
             }
             self.step().await?;
             self.take_answers()?;
-            if room && step * 2 > self.plan.steps {
+            if self.tight && step * 2 > self.plan.steps {
                 self.settle().await?;
                 disk.set_capacity(None);
-                room = false;
+                self.tight = false;
             }
         }
         if self.plan.end == End::Crash && self.lives.rng.chance(0.5) {
@@ -135,7 +135,7 @@ impl Life<'_, '_> {
         self.settle().await?;
         self.follow()?;
         if !disk.is_down() {
-            self.try_to_write(!room).await?;
+            self.try_to_write().await?;
         }
         if matches!(self.plan.end, End::Shutdown | End::ShutdownThenCrash) {
             self.shut_down().await?;
@@ -145,7 +145,7 @@ impl Life<'_, '_> {
     }
 
     /// Where nothing is wrong any more, a write works.
-    async fn try_to_write(&mut self, room: bool) -> Checked {
+    async fn try_to_write(&mut self) -> Checked {
         for shard in 0..self.journal.shards() {
             self.claim(ShardId(shard)).await?;
         }
@@ -162,8 +162,10 @@ impl Life<'_, '_> {
         }
         let unanswered = self.lives.model.flying().filter(|_| !self.down());
         match unanswered {
+            // What was taken before the disk was found full waits until there is room.
+            Some(_) if self.tight => Ok(()),
             Some(number) => violated(format!("batch #{number} was never answered")),
-            None if room && !self.plan.failing() && !self.down() => {
+            None if !self.tight && !self.plan.failing() && !self.down() => {
                 let broken = self.lives.uses.iter().position(|used| used.broken);
                 broken.map_or(Ok(()), |index| violated(format!("{index} cannot be written to")))
             }
@@ -172,6 +174,7 @@ impl Life<'_, '_> {
     }
 
     async fn shut_down(&mut self) -> Checked {
+        self.closing = true;
         if timeout(PATIENCE, self.journal.shutdown()).await.is_err() && !self.down() {
             return violated("the shutdown never ended");
         }
