@@ -55,6 +55,8 @@ async fn transmit(queue: &LaneQueue, class: Class, mut wire: WriteHalf<Wire>) ->
         );
         if batch.is_empty() {
             queue.more.notified().await;
+            // Let those who are about to send, too, do so first: one write is for all of them.
+            tokio::task::yield_now().await;
             continue;
         }
         for (channel, frame) in batch.drain(..) {

@@ -151,7 +151,8 @@ impl Peers {
     pub(crate) fn appended(&self, to: Member, header: Header, seq: u64, result: &AppendResult) {
         let header = Header { kind: Kind::Appended, ..header };
         let frame = wire::encode_appended(header, seq, result);
-        let _ = self.transport.send(to, Channel::Journal, Class::Control, frame);
+        // On the lane of the entries: there are as many, and what is sent there costs the least.
+        let _ = self.transport.send(to, Channel::Journal, Class::Data, frame);
     }
 
     fn frame(&self, from: Member, frame: Bytes) {

@@ -201,7 +201,9 @@ pub(crate) fn raft_config(timing: super::Timing) -> Result<Arc<openraft::Config>
         max_payload_entries: 8,
         // Checkpoints are made when the log asks to be purged, not by count.
         snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // Nor are entries purged by count: the engine would set its mind on what was applied last, of
+        // which under load a follower always lacks something, and purge nothing at all.
+        max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         install_snapshot_timeout: 3_600_000,
         enable_pre_vote: Some(true),

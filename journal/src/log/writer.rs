@@ -11,10 +11,14 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{sync::mpsc::UnboundedReceiver, time::sleep};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, sleep, timeout_at},
+};
 
 use super::{
     entries::Spot,
@@ -36,6 +40,8 @@ use crate::{
 const MAX_TASKS: usize = 8192;
 /// Most bytes in one group commit, beside those of its last entry.
 const MAX_COMMIT_BYTES: usize = 4 << 20;
+/// How long a group commit waits for segments to be sealed: a fraction of a heartbeat interval.
+const SEALING_PATIENCE: Duration = Duration::from_millis(10);
 
 /// What stands in the buffer, and who hears of it.
 enum Staged {
@@ -165,14 +171,19 @@ impl Writer {
     }
 
     /// Full segments keep an index in memory until they are sealed: do not outrun that. But never
-    /// wait for what must wait itself: for groups that have yet to release their entries.
+    /// wait for what must wait itself: for groups that have yet to release their entries. And never
+    /// for long: votes and the answers to heartbeats wait here, too. A merge may take seconds; a
+    /// leader whose followers were silent for so long would be deposed.
     async fn wait_for_sealing(shared: &Shared) {
+        let until = Instant::now() + SEALING_PATIENCE;
         while shared.sealing_is_due()
             && !shared.sealing_stuck.load(Ordering::Acquire)
             && !shared.is_stopped()
         {
-            tracing::debug!("appends wait for segments to be sealed");
-            shared.sealed_one.notified().await;
+            tracing::trace!("appends wait for segments to be sealed");
+            if timeout_at(until, shared.sealed_one.notified()).await.is_err() {
+                return;
+            }
         }
     }
 

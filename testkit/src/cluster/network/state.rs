@@ -170,6 +170,9 @@ impl State {
         }
         *end = End { member: end.member, boot: end.boot, ..End::default() };
         self.after_control.remove(&node);
+        // A handshake that was under way ends with the process: the next one must not take it for its
+        // own, least of all as another member.
+        self.queue.retain(|_, next| !matches!(next, Arrival::Up { at, .. } if *at == node));
         let peers: Vec<NodeId> = self.ends.keys().copied().filter(|n| *n != node).collect();
         for peer in peers {
             let session = self.line(node, peer).session.take();
