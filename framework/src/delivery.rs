@@ -3,6 +3,7 @@
 use std::mem;
 
 use bytes::Bytes;
+use duractor_journal::EntityId;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -15,7 +16,44 @@ use crate::{
 };
 
 /// How a caller hears of the answer.
-pub(crate) type Reply<C> = oneshot::Sender<Result<<C as Command>::Reply, AskError>>;
+pub(crate) enum Reply<C: Command> {
+    /// In this process.
+    Here(oneshot::Sender<Result<C::Reply, AskError>>),
+    /// On another node.
+    Away(Away),
+}
+
+type Answered = Box<dyn FnOnce(Result<Bytes, AskError>) + Send>;
+
+/// How a caller on another node hears of the answer: as bytes. Where it is dropped without one, the
+/// caller hears [`AskError::Lost`].
+pub(crate) struct Away {
+    entity: EntityId,
+    answered: Option<Answered>,
+}
+
+impl Away {
+    pub(crate) fn new(
+        entity: EntityId,
+        answered: impl FnOnce(Result<Bytes, AskError>) + Send + 'static,
+    ) -> Self {
+        Self { entity, answered: Some(Box::new(answered)) }
+    }
+
+    pub(crate) fn send(mut self, answer: Result<Bytes, AskError>) {
+        if let Some(answered) = self.answered.take() {
+            answered(answer);
+        }
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        if let Some(answered) = self.answered.take() {
+            answered(Err(AskError::Lost { entity: self.entity.clone() }));
+        }
+    }
+}
 
 /// A command with its caller.
 pub(crate) struct Delivery<E: Handle<C>, C: Command> {
@@ -40,9 +78,18 @@ enum Stage<E: Handle<C>, C: Command> {
 pub(crate) fn asked<E: Handle<C>, C: Command>(
     command: C,
     options: Options,
-    reply: Reply<C>,
+    reply: oneshot::Sender<Result<C::Reply, AskError>>,
 ) -> BoxEnvelope<E> {
-    Box::new(Delivery { stage: Stage::Fresh(command), options, reply: Some(reply) })
+    Box::new(Delivery { stage: Stage::Fresh(command), options, reply: Some(Reply::Here(reply)) })
+}
+
+/// A command whose caller waits on another node.
+pub(crate) fn away<E: Handle<C>, C: Command>(
+    command: C,
+    options: Options,
+    reply: Away,
+) -> BoxEnvelope<E> {
+    Box::new(Delivery { stage: Stage::Fresh(command), options, reply: Some(Reply::Away(reply)) })
 }
 
 /// A command whose answer nobody waits for.
@@ -123,7 +170,15 @@ impl<E: Handle<C>, C: Command> Envelope<E> for Delivery<E, C> {
         let Stage::Settled(answer) = self.stage else { return None };
         let sent = if answer.is_ok() { Sent::Replied } else { Sent::Refused };
         match (self.reply, answer) {
-            (Some(reply), answer) => Some(reply.send(answer).map_or(Sent::DeadLettered, |()| sent)),
+            (Some(Reply::Here(reply)), answer) => {
+                Some(reply.send(answer).map_or(Sent::DeadLettered, |()| sent))
+            }
+            (Some(Reply::Away(away)), answer) => {
+                let bytes =
+                    answer.and_then(|reply| encode_reply::<C>(&reply).map_err(AskError::Codec));
+                away.send(bytes);
+                Some(sent)
+            }
             (None, Ok(_)) => Some(sent),
             (None, Err(error)) => {
                 tracing::warn!(command = C::NAME, %error, "a command without a caller was refused");

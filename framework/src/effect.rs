@@ -5,15 +5,7 @@
 //! [`reply`](Unanswered::reply) and [`no_reply`](Unanswered::no_reply) make an effect of it. So a
 //! handler that forgets to answer does not compile.
 
-use std::any::TypeId;
-
-use crate::{
-    codec::Schema,
-    command::Command,
-    context::Context,
-    entity::{CommandSet, EventSourced},
-    intent::Intent,
-};
+use crate::{command::Command, context::Context, entity::EventSourced, intent::Intent};
 
 /// Handles one command of an entity.
 #[diagnostic::on_unimplemented(
@@ -144,31 +136,3 @@ impl<E: EventSourced> From<Unanswered<E>> for Effect<E, ()> {
         effect.no_reply()
     }
 }
-
-macro_rules! command_sets {
-    ($($command:ident)*) => {
-        impl<E, $($command),*> CommandSet<E> for ($($command,)*)
-        where
-            $($command: Command, E: Handle<$command>,)*
-        {
-            fn contains(command: TypeId) -> bool {
-                [$(TypeId::of::<$command>()),*].contains(&command)
-            }
-
-            fn schemas() -> Vec<Schema> {
-                vec![$($command::schema()),*]
-            }
-        }
-    };
-}
-
-/// Sets of each size up to that of the list.
-macro_rules! command_sets_up_to {
-    ($first:ident $($rest:ident)*) => {
-        command_sets!($first $($rest)*);
-        command_sets_up_to!($($rest)*);
-    };
-    () => {};
-}
-
-command_sets_up_to!(A B C D F G H I J K L M N O P Q R S T U V W X Y);

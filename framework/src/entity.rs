@@ -1,6 +1,6 @@
 //! What an entity is: its state, its events and its commands.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -70,4 +70,8 @@ pub trait CommandSet<E> {
     /// The commands' names and versions.
     #[doc(hidden)]
     fn schemas() -> Vec<Schema>;
+
+    /// How a command of this name that arrives as bytes is taken in: a `Door<E>` of the runtime.
+    #[doc(hidden)]
+    fn door(name: &str) -> Option<Box<dyn Any>>;
 }

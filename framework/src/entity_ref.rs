@@ -2,15 +2,16 @@
 
 use std::{any::TypeId, future::IntoFuture, sync::Arc, time::Duration};
 
-use duractor_journal::{EntityId, RequestId, Seq};
+use bytes::Bytes;
+use duractor_journal::{Effect as TookEffect, EntityId, Member, RequestId, Seq, ShardId};
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
-    command::Command,
+    command::{Command, decode_reply},
     context::{Kinds, SideContext},
     delivery::{asked, told},
     effect::Handle,
@@ -18,6 +19,7 @@ use crate::{
     error::{AskError, NodeError},
     history::{Recorded, read},
     intent::Options,
+    route::{Next, Outgoing, Router, Trail},
     slot::Kind,
 };
 
@@ -50,6 +52,11 @@ impl<E: EventSourced> EntityRef<E> {
     ///
     /// The reply comes once everything that it depends on is committed. The command is sent when the
     /// result is awaited (or turned into a future); [`Ask`] has what can be said beside it.
+    ///
+    /// In a cluster any node may be asked: the command goes to the node that runs the entity, and
+    /// while leadership moves it is tried again within the time that the caller gave. What may have
+    /// taken effect is tried again only with a [`request_id`](Ask::request_id); without one the
+    /// caller hears an error whose [`effect`](AskError::effect) is unknown.
     #[must_use = "the command is sent when this is awaited"]
     pub fn ask<C: Command>(&self, command: C) -> Ask<E, C>
     where
@@ -59,8 +66,10 @@ impl<E: EventSourced> EntityRef<E> {
         Ask { entity: self.clone(), command, timeout, options: Options::default() }
     }
 
-    /// Sends a command and does not wait. It was taken into the mailbox when this returns; what
-    /// became of it is logged where it was refused.
+    /// Sends a command and does not wait. Where this node runs the entity, it was taken into the
+    /// mailbox when this returns; otherwise it is on its way to the node that does, within the
+    /// [`ask_timeout`](crate::EntitySettings::ask_timeout). What became of it is logged where it was
+    /// refused.
     ///
     /// # Errors
     /// [`AskError::Busy`] and the like, where it was not taken; nothing has happened then.
@@ -69,7 +78,17 @@ impl<E: EventSourced> EntityRef<E> {
         E: Handle<C>,
     {
         check_known::<E, C>()?;
-        self.kind.offer(&self.id, told(command))
+        let shard = self.id.shard(self.kind.shared.journal.shards());
+        if self.kind.shared.router.is_none() || self.kind.owns(shard) {
+            return Ok(self.kind.offer(&self.id, told(command))?);
+        }
+        let (sent, entity) = (self.ask(command).into_future(), self.id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = sent.await {
+                tracing::warn!(%entity, command = C::NAME, %error, "a command was not carried out");
+            }
+        });
+        Ok(())
     }
 
     /// The entity's committed events with sequence numbers from `from` (the first has 1), at most
@@ -145,16 +164,152 @@ impl<E: Handle<C>, C: Command> IntoFuture for Ask<E, C> {
         let Ask { entity: EntityRef { kind, id }, command, timeout, mut options } = self;
         let deadline = Instant::now() + timeout;
         options.deadline = Some(deadline);
-        let (reply, answer) = oneshot::channel();
-        let sent = check_known::<E, C>()
-            .and_then(|()| kind.offer(&id, asked::<E, C>(command, options, reply)));
+        if let Some(router) = kind.shared.router.clone() {
+            return Routed::begin(kind, router, id, command, (options, deadline));
+        }
+        let sent = offer(&kind, &id, command, options);
+        Box::pin(async move { answer(sent?, &id, deadline).await })
+    }
+}
+
+type Answer<C> = oneshot::Receiver<Result<<C as Command>::Reply, AskError>>;
+
+/// Puts a command into its entity's mailbox on this node.
+fn offer<E: Handle<C>, C: Command>(
+    kind: &Arc<Kind<E>>,
+    id: &EntityId,
+    command: C,
+    options: Options,
+) -> Result<Answer<C>, AskError> {
+    check_known::<E, C>()?;
+    let (reply, answer) = oneshot::channel();
+    kind.offer(id, asked::<E, C>(command, options, reply))?;
+    Ok(answer)
+}
+
+async fn answer<R>(
+    answer: oneshot::Receiver<Result<R, AskError>>,
+    entity: &EntityId,
+    deadline: Instant,
+) -> Result<R, AskError> {
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(AskError::Lost { entity: entity.clone() }),
+        Err(_) => Err(AskError::Timeout { entity: entity.clone() }),
+    }
+}
+
+/// A command on a node of a cluster: it goes to the shard's leader, wherever that is.
+struct Routed<E: EventSourced> {
+    kind: Arc<Kind<E>>,
+    router: Arc<Router>,
+    id: EntityId,
+    shard: ShardId,
+    payload: Bytes,
+    options: Options,
+    deadline: Instant,
+    /// Who was asked last.
+    tried: Option<Member>,
+    /// Who was named by the one who was asked.
+    named: Option<Member>,
+}
+
+impl<E: EventSourced> Routed<E> {
+    /// Sends it at once where this node runs the entity, so that commands keep their order.
+    fn begin<C: Command>(
+        kind: Arc<Kind<E>>,
+        router: Arc<Router>,
+        id: EntityId,
+        command: C,
+        (options, deadline): (Options, Instant),
+    ) -> BoxFuture<'static, Result<C::Reply, AskError>>
+    where
+        E: Handle<C>,
+    {
+        let shard = id.shard(kind.shared.journal.shards());
+        let payload = command.encode();
+        let first = kind.owns(shard).then(|| offer(&kind, &id, command, options.clone()));
         Box::pin(async move {
-            sent?;
-            match timeout_at(deadline, answer).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(AskError::Lost { entity: id }),
-                Err(_) => Err(AskError::Timeout { entity: id }),
+            check_known::<E, C>()?;
+            let payload = payload.map_err(AskError::Codec)?;
+            let (tried, named) = (None, None);
+            let routed = Self { kind, router, id, shard, payload, options, deadline, tried, named };
+            routed.run(first).await
+        })
+    }
+
+    async fn run<C: Command>(
+        mut self,
+        mut first: Option<Result<Answer<C>, AskError>>,
+    ) -> Result<C::Reply, AskError>
+    where
+        E: Handle<C>,
+    {
+        let mut trail = Trail::new(self.shard, self.options.request_id.is_some());
+        loop {
+            let result = match first.take() {
+                Some(sent) => self.here::<C>(sent).await,
+                None => self.again::<C>().await,
+            };
+            let error = match result {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            self.kind.shared.check_open().map_err(|closed| trail.last(closed))?;
+            match trail.failed(self.tried, error.clone()) {
+                Next::Failed(error) => return Err(error),
+                Next::Again { after, .. } if Instant::now() + after >= self.deadline => {
+                    return Err(trail.last(error));
+                }
+                Next::Again { at, after } => {
+                    self.named = at;
+                    self.router.learn(self.shard, at);
+                    if !after.is_zero() {
+                        sleep(after).await;
+                    }
+                }
             }
+        }
+    }
+
+    async fn here<C: Command>(
+        &mut self,
+        sent: Result<Answer<C>, AskError>,
+    ) -> Result<C::Reply, AskError> {
+        self.tried = Some(self.router.me());
+        answer(sent?, &self.id, self.deadline).await
+    }
+
+    /// Another try, wherever the entity is now.
+    async fn again<C: Command>(&mut self) -> Result<C::Reply, AskError>
+    where
+        E: Handle<C>,
+    {
+        if self.kind.owns(self.shard) {
+            let command = C::decode(C::VERSION, &self.payload).map_err(AskError::Codec)?;
+            let sent = offer(&self.kind, &self.id, command, self.options.clone());
+            return self.here::<C>(sent).await;
+        }
+        let believed = self.kind.shared.shard(self.shard).and_then(|shard| shard.hold.believed());
+        let target = self.router.target(self.shard, self.named.take(), believed, self.tried);
+        let Some(to) = target else {
+            self.tried = None;
+            return Err(AskError::NotOwner { shard: self.shard, leader: None });
+        };
+        self.tried = Some(to);
+        let outgoing = Outgoing {
+            entity: &self.id,
+            command: C::NAME,
+            version: C::VERSION,
+            payload: &self.payload,
+            options: &self.options,
+        };
+        let reply = self.router.ask(to, &outgoing, self.deadline).await?;
+        self.router.learn(self.shard, Some(to));
+        decode_reply::<C>(&reply).map_err(|error| AskError::Remote {
+            node: to,
+            error: error.to_string(),
+            effect: TookEffect::Unknown,
         })
     }
 }

@@ -128,6 +128,17 @@ pub enum AskError {
         /// Why.
         reason: String,
     },
+    /// The entity's node, another one, says something that has no form of its own here: an error of its
+    /// journal, or that it does not know the kind of entity.
+    #[error("node {node}: {error}")]
+    Remote {
+        /// Which node.
+        node: Member,
+        /// What it said.
+        error: String,
+        /// Whether the command may have taken effect.
+        effect: TookEffect,
+    },
     /// The node is shutting down, or is shut down.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -167,7 +178,7 @@ impl AskError {
                 TookEffect::Unknown
             }
             AskError::Journal(error) => error.effect(),
-            AskError::Aborted { effect, .. } => *effect,
+            AskError::Aborted { effect, .. } | AskError::Remote { effect, .. } => *effect,
             _ => TookEffect::None,
         }
     }

@@ -137,6 +137,14 @@ impl Hold {
         }
     }
 
+    /// Who leads the shard where this node does not, as far as its replica knows.
+    pub(crate) fn believed(&self) -> Option<Member> {
+        match self.lock().who {
+            Who::Other { leader } => leader,
+            Who::Claiming { .. } | Who::Held { .. } => None,
+        }
+    }
+
     /// The error for what cannot be answered because this node is not the owner, or not the one
     /// that it was.
     pub(crate) fn not_owner(&self) -> JournalError {

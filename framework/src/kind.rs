@@ -5,11 +5,13 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use duractor_journal::{EntityId, ShardId};
 
 use crate::{
+    commands::{Raw, door},
     entity::EventSourced,
     error::AskError,
     intent::BoxEnvelope,
+    route::Arrived,
     shared::AnyKind,
-    slot::{Kind, Slot},
+    slot::{Kind, Refused, Slot},
 };
 
 impl<E: EventSourced> Kind<E> {
@@ -18,15 +20,22 @@ impl<E: EventSourced> Kind<E> {
         self: &Arc<Self>,
         id: &EntityId,
         mut envelope: BoxEnvelope<E>,
-    ) -> Result<(), AskError> {
+    ) -> Result<(), Refused<E>> {
         loop {
-            self.shared.check_open()?;
+            if let Err(error) = self.shared.check_open() {
+                return Err(Refused { error, envelope });
+            }
             match self.slot(id).push(envelope)? {
                 None => return Ok(()),
                 // The slot was just given up: its place in the directory is free, or soon will be.
                 Some(again) => envelope = again,
             }
         }
+    }
+
+    /// Whether this node runs the shard's entities, or is about to.
+    pub(crate) fn owns(&self, shard: ShardId) -> bool {
+        self.shared.shard(shard).is_some_and(|shard| shard.hold.check().is_ok())
     }
 
     fn slot(self: &Arc<Self>, id: &EntityId) -> Arc<Slot<E>> {
@@ -79,6 +88,23 @@ impl<E: EventSourced> Kind<E> {
 }
 
 impl<E: EventSourced> AnyKind for Kind<E> {
+    fn name(&self) -> &'static str {
+        E::KIND
+    }
+
+    fn arrived(self: Arc<Self>, arrived: Arrived) {
+        let Arrived { entity, command, version, payload, options, reply } = arrived;
+        let Some(door) = door::<E>(&command) else {
+            let kind = E::KIND.to_owned();
+            return reply.send(Err(AskError::UnknownCommand { kind, command }));
+        };
+        let Some(envelope) = door(Raw { version, payload, options, reply }) else { return };
+        if let Err(Refused { error, mut envelope }) = self.offer(&entity, envelope) {
+            envelope.refuse(error);
+            envelope.send();
+        }
+    }
+
     fn sweep(&self, now: u64) {
         // At least 1, so that an entity that is put back under `now` is not found again at once.
         let timeout = (self.settings().idle_timeout.as_millis() as u64).max(1);

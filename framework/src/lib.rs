@@ -123,6 +123,7 @@ pub mod config;
 pub mod event;
 mod golden;
 
+mod commands;
 mod context;
 mod core;
 mod delivery;
@@ -143,6 +144,7 @@ pub mod link;
 mod node;
 mod parts;
 mod replica;
+mod route;
 mod settings;
 mod shard;
 mod shared;

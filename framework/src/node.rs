@@ -4,7 +4,7 @@ use std::{
     any::TypeId,
     collections::{BTreeSet, HashMap},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -20,12 +20,13 @@ use crate::{
     context::Kinds,
     entity::{CommandSet, EventSourced},
     entity_ref::{EntityRef, find_kind},
-    error::NodeError,
+    error::{AskError, NodeError},
     event::Event,
     follow::{AllKinds, Follower},
     hold::Hold,
     ledger::LedgerCounts,
     replica::{Replicas, Voters},
+    route::{Arrived, Host, Router},
     shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
     slot::Kind,
@@ -256,19 +257,20 @@ impl NodeBuilder {
         self.kinds.iter().try_for_each(|entry| (entry.check)())?;
 
         let (journal, snapshots) = self.stores().await?;
-        let (replicas, listening) = match self.replicas {
-            None => (None, None),
+        let (away, listening) = match self.replicas {
+            None => ((None, None), None),
             Some((transport, voters)) => {
+                let router = Router::start(transport.clone(), journal.shards(), &self.env);
                 let (replicas, task) =
                     Replicas::start(transport, voters, snapshots.clone(), &self.env);
-                (Some(replicas), Some(task))
+                ((Some(replicas), Some(router)), Some(task))
             }
         };
         let shared = Shared::new(
             self.env,
             journal.clone(),
             snapshots.clone(),
-            replicas,
+            away,
             self.recoveries,
             self.max_open,
         );
@@ -338,12 +340,33 @@ async fn assemble(
     };
     // It is set here alone.
     let _ = shared.kinds.set(Arc::downgrade(&kinds));
+    if let Some(router) = &shared.router {
+        router.host(Arc::new(Desk(Arc::downgrade(&all))));
+    }
     let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
     for task in [Some(following), listening].into_iter().flatten() {
         root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     Ok(Node { shared, kinds, all, root, shutdown_timeout })
+}
+
+/// Where commands of other nodes' callers arrive.
+struct Desk(Weak<Vec<Arc<dyn AnyKind>>>);
+
+impl Host for Desk {
+    fn arrived(&self, arrived: Arrived) {
+        let Some(kinds) = self.0.upgrade() else {
+            return arrived.reply.send(Err(AskError::ShuttingDown));
+        };
+        match kinds.iter().find(|kind| kind.name() == arrived.entity.kind()) {
+            Some(kind) => kind.clone().arrived(arrived),
+            None => {
+                let (kind, command) = (arrived.entity.kind().to_owned(), arrived.command);
+                arrived.reply.send(Err(AskError::UnknownCommand { kind, command }));
+            }
+        }
+    }
 }
 
 /// Starts the shards' actors, and claims the shards that are this node's.

@@ -23,6 +23,7 @@ use crate::{
     hold::{Hold, Tenure},
     ledger::Ledger,
     replica::Replicas,
+    route::{Arrived, Router},
 };
 
 /// How long commands wait for the claim of a shard that this node leads.
@@ -55,6 +56,12 @@ pub(crate) trait Startable: Send + Sync {
 
 /// A kind of entity as the node's actor sees it.
 pub(crate) trait AnyKind: Send + Sync {
+    /// The kind's name.
+    fn name(&self) -> &'static str;
+
+    /// Takes a command that another node's caller sent.
+    fn arrived(self: Arc<Self>, arrived: Arrived);
+
     /// Makes entities leave memory that were idle for too long, or are too many. `now` is in
     /// milliseconds of [`Shared::millis`].
     fn sweep(&self, now: u64);
@@ -103,6 +110,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     /// The snapshot stores of other nodes, where there are any.
     pub(crate) replicas: Option<Arc<Replicas>>,
+    /// The way to entities of other nodes, where there are any.
+    pub(crate) router: Option<Arc<Router>>,
     pub(crate) limits: Limits,
     /// Recoveries that may run at once.
     pub(crate) permits: Arc<Semaphore>,
@@ -129,7 +138,7 @@ impl Shared {
         env: Env,
         journal: Arc<dyn Journal>,
         snapshots: Arc<dyn SnapshotStore>,
-        replicas: Option<Arc<Replicas>>,
+        (replicas, router): (Option<Arc<Replicas>>, Option<Arc<Router>>),
         recoveries: usize,
         max_open: u64,
     ) -> Arc<Self> {
@@ -139,6 +148,7 @@ impl Shared {
             journal,
             snapshots,
             replicas,
+            router,
             limits,
             permits: Arc::new(Semaphore::new(recoveries.max(1))),
             max_open,

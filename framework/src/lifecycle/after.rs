@@ -15,7 +15,7 @@ use crate::{
     context::SideContext,
     entity::EventSourced,
     intent::{After, BoxEnvelope, Side, TimerChange, panic_text},
-    slot::{Note, Slot},
+    slot::{Note, Refused, Slot},
     task::AbortOnDrop,
 };
 
@@ -108,7 +108,7 @@ impl<E: EventSourced> Incarnation<E> {
         if let Some(core) = &mut self.core {
             core.timer_is_gone(&name);
         }
-        if let Err(error) = self.slot.kind.offer(&self.slot.id, command) {
+        if let Err(Refused { error, .. }) = self.slot.kind.offer(&self.slot.id, command) {
             tracing::warn!(entity = %self.slot.id, name, %error, "a timer's command was refused");
         }
     }

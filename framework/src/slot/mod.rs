@@ -75,6 +75,18 @@ pub(crate) enum Work<E: EventSourced> {
     Nothing,
 }
 
+/// A command that was not taken, and why.
+pub(crate) struct Refused<E: EventSourced> {
+    pub(crate) error: AskError,
+    pub(crate) envelope: BoxEnvelope<E>,
+}
+
+impl<E: EventSourced> From<Refused<E>> for AskError {
+    fn from(refused: Refused<E>) -> Self {
+        refused.error
+    }
+}
+
 /// All entities of one kind on a node.
 pub(crate) struct Kind<E: EventSourced> {
     pub(crate) rules: Rules<E>,
@@ -172,15 +184,16 @@ impl<E: EventSourced> Slot<E> {
     pub(crate) fn push(
         self: &Arc<Self>,
         envelope: BoxEnvelope<E>,
-    ) -> Result<Option<BoxEnvelope<E>>, AskError> {
+    ) -> Result<Option<BoxEnvelope<E>>, Refused<E>> {
         let shared = &self.kind.shared;
         let mut inner = self.lock();
         match &inner.phase {
             Phase::Gone => return Ok(Some(envelope)),
             Phase::Quarantined(reason) => {
-                self.check_owned()?;
                 let (entity, reason) = (self.id.clone(), reason.clone());
-                return Err(AskError::Quarantined { entity, reason });
+                let quarantined = AskError::Quarantined { entity, reason };
+                let error = self.check_owned().err().unwrap_or(quarantined);
+                return Err(Refused { error, envelope });
             }
             _ => {}
         }
@@ -192,7 +205,7 @@ impl<E: EventSourced> Slot<E> {
                 inner.phase = Phase::Gone;
                 self.kind.remove(self);
             }
-            return Err(error);
+            return Err(Refused { error, envelope });
         }
         self.load.fetch_add(1, Relaxed);
         shared.ledger.accept();

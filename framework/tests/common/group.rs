@@ -349,6 +349,10 @@ impl Transport for End {
     fn forget(&self, _: &str) {}
 
     fn peers(&self) -> Vec<Member> {
-        Vec::new()
+        let ends = self.wires.inner.lock().unwrap();
+        let others = ends.listeners.keys().map(|(member, _)| *member);
+        let reached =
+            |member: &Member| *member != self.me && !ends.cut.contains(&(self.me, *member));
+        others.filter(reached).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }

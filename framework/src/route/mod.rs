@@ -1,0 +1,267 @@
+//! Commands on their way to the node that runs the entity, and their answers on the way back.
+//!
+//! ```text
+//!   caller's node                                        the shard's leader
+//!   Ask ── Router::ask ── Frame::Ask ───────────────────► Host::arrived ── the entity's mailbox
+//!    ▲        │ NotOwner: learns who leads, tries there                         │
+//!    └────────┴────────── Frame::Answer ◄──────────────── Away ◄────────────────┘
+//! ```
+//!
+//! A frame arrives at most once. What is lost with a link has an unknown outcome; whether it is tried
+//! again is for [`Trail`] to say, which sees to it that a caller is never told that nothing happened
+//! when an earlier try may have done something.
+
+mod trail;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use duractor_journal::{
+    EntityId, Env, Member, RequestId, Seq, ShardId, Transport,
+    transport::{Channel, Class, Event, Receiver},
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+pub(crate) use self::trail::{Next, Trail};
+use self::wire::{Ask, Frame, Refusal};
+use crate::{delivery::Away, error::AskError, intent::Options};
+
+/// A command of another node's caller.
+pub(crate) struct Arrived {
+    pub(crate) entity: EntityId,
+    pub(crate) command: String,
+    pub(crate) version: u16,
+    pub(crate) payload: Bytes,
+    pub(crate) options: Options,
+    pub(crate) reply: Away,
+}
+
+/// Takes commands that arrive. Must not block.
+pub(crate) trait Host: Send + Sync {
+    fn arrived(&self, arrived: Arrived);
+}
+
+/// A command that is sent to another node.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) entity: &'a EntityId,
+    pub(crate) command: &'static str,
+    pub(crate) version: u16,
+    pub(crate) payload: &'a Bytes,
+    pub(crate) options: &'a Options,
+}
+
+/// Who waits for the answer of whom.
+type Waiting = (Member, oneshot::Sender<Result<Bytes, Refusal>>);
+
+/// A node's way to the entities of other nodes, and theirs to its own.
+pub(crate) struct Router {
+    transport: Arc<dyn Transport>,
+    shards: u16,
+    host: OnceLock<Arc<dyn Host>>,
+    next: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    /// Who leads each shard, as other nodes said last; 0 where none did.
+    leaders: Vec<AtomicU64>,
+}
+
+impl Router {
+    /// Listens to the others from now on.
+    pub(crate) fn start(transport: Arc<dyn Transport>, shards: u16, env: &Env) -> Arc<Self> {
+        let router = Arc::new(Self {
+            transport,
+            shards,
+            host: OnceLock::new(),
+            // Not from 1: an answer to an earlier life of this node must not be taken for one to this.
+            next: AtomicU64::new(env.entropy.next_u64()),
+            waiting: Mutex::default(),
+            leaders: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+        });
+        router.transport.listen(Channel::Entities, Arc::new(Ear(Arc::downgrade(&router))));
+        router
+    }
+
+    /// Who takes what arrives. Before it is set, callers are told to come again.
+    pub(crate) fn host(&self, host: Arc<dyn Host>) {
+        // It is set once.
+        let _ = self.host.set(host);
+    }
+
+    pub(crate) fn me(&self) -> Member {
+        self.transport.me()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in who leads a shard.
+    pub(crate) fn learn(&self, shard: ShardId, leader: Option<Member>) {
+        if let Some(known) = self.leaders.get(usize::from(shard.0)) {
+            known.store(leader.map_or(0, Member::to_u64), Relaxed);
+        }
+    }
+
+    /// Whom to ask for a shard's leader, or its entities: who was named, who this node's replica
+    /// believes in, who was the leader, or anyone. Not who was just asked, if it can be helped.
+    pub(crate) fn target(
+        &self,
+        shard: ShardId,
+        named: Option<Member>,
+        believed: Option<Member>,
+        asked: Option<Member>,
+    ) -> Option<Member> {
+        let me = self.me();
+        let fit = |member: &Member| *member != me && Some(*member) != asked;
+        let known = self.leaders.get(usize::from(shard.0)).map_or(0, |known| known.load(Relaxed));
+        let known = (known != 0).then(|| Member::from_u64(known));
+        if let Some(first) = [named, believed, known].into_iter().flatten().find(fit) {
+            return Some(first);
+        }
+        let peers = self.transport.peers();
+        let after = peers.iter().filter(|peer| Some(**peer) > asked).chain(&peers);
+        after.copied().find(fit).or(asked.filter(|asked| *asked != me))
+    }
+
+    /// Gives a command to an entity of another node, and waits for what becomes of it: the reply as
+    /// [`encode_reply`](crate::encode_reply) makes it.
+    pub(crate) async fn ask(
+        &self,
+        to: Member,
+        outgoing: &Outgoing<'_>,
+        deadline: Instant,
+    ) -> Result<Bytes, AskError> {
+        let Outgoing { entity, command, version, payload, options } = outgoing;
+        let shard = entity.shard(self.shards);
+        let id = self.next.fetch_add(1, Relaxed);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ask = Ask {
+            id,
+            kind: entity.kind().to_owned(),
+            key: entity.key().to_owned(),
+            command: (*command).to_owned(),
+            version: *version,
+            timeout_ms: left.as_millis() as u64,
+            request_id: options.request_id.as_ref().map(|id| RequestId::as_str(id).to_owned()),
+            expected_revision: options.expected_revision.map(|revision| revision.0),
+            payload: (*payload).clone(),
+        };
+        let unavailable = |why: String| AskError::Unavailable { shard, reason: why };
+        let frame = Frame::Ask(ask).encode().map_err(unavailable)?;
+        let (tell, answer) = oneshot::channel();
+        self.lock().insert(id, (to, tell));
+        let _forget = Forget { router: self, id };
+        if let Err(error) = self.transport.send(to, Channel::Entities, Class::Data, frame) {
+            return Err(unavailable(format!("node {to}: {error}")));
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => {
+                answer.map_err(|refusal| refusal.error(to, entity, command, self.shards))
+            }
+            Ok(Err(_)) => {
+                let reason = format!("the link to node {to} was lost before it answered");
+                Err(AskError::OutcomeUnknown { shard, reason })
+            }
+            Err(_) => Err(AskError::Timeout { entity: (*entity).clone() }),
+        }
+    }
+
+    fn answer(&self, to: Member, id: u64, answer: Result<Bytes, AskError>) {
+        let answer = answer.map_err(|error| Refusal::from(&error));
+        let sent = Frame::Answer { id, answer }.encode().and_then(|frame| {
+            let sent = self.transport.send(to, Channel::Entities, Class::Data, frame);
+            sent.map_err(|error| error.to_string())
+        });
+        if let Err(error) = sent {
+            // Its caller hears of the lost link, or waits until its time is over.
+            tracing::debug!(%to, error, "an answer is not sent");
+        }
+    }
+
+    fn arrived(self: &Arc<Self>, from: Member, ask: Ask) {
+        let (entity, request_id) = match ask.target() {
+            Ok(target) => target,
+            Err(error) => return tracing::error!(%from, error, "a malformed command"),
+        };
+        let Some(host) = self.host.get() else {
+            let shard = entity.shard(self.shards);
+            return self.answer(from, ask.id, Err(AskError::NotOwner { shard, leader: None }));
+        };
+        let (router, id) = (Arc::downgrade(self), ask.id);
+        let reply = Away::new(entity.clone(), move |answer| {
+            if let Some(router) = router.upgrade() {
+                router.answer(from, id, answer);
+            }
+        });
+        let options = Options {
+            request_id,
+            expected_revision: ask.expected_revision.map(Seq),
+            deadline: Some(Instant::now() + Duration::from_millis(ask.timeout_ms)),
+        };
+        let Ask { command, version, payload, .. } = ask;
+        host.arrived(Arrived { entity, command, version, payload, options, reply });
+    }
+
+    fn frame(self: &Arc<Self>, from: Member, frame: &Bytes) {
+        match Frame::decode(frame) {
+            Ok(Frame::Ask(ask)) => self.arrived(from, ask),
+            Ok(Frame::Answer { id, answer }) => {
+                let mut waiting = self.lock();
+                if waiting.get(&id).is_some_and(|(asked, _)| *asked == from)
+                    && let Some((_, tell)) = waiting.remove(&id)
+                {
+                    drop(waiting);
+                    // Its caller may have given up.
+                    let _ = tell.send(answer);
+                }
+            }
+            Err(error) => tracing::error!(%from, error, "a malformed message for entities"),
+        }
+    }
+
+    /// Nobody is told in the lock: dropping the sender tells.
+    fn lost(&self, peer: Member) {
+        let mut waiting = self.lock();
+        let (gone, left): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut *waiting).into_iter().partition(|(_, (to, _))| *to == peer);
+        *waiting = left;
+        drop(waiting);
+        drop(gone);
+    }
+}
+
+/// Takes back a question that nobody waits for any more.
+struct Forget<'a> {
+    router: &'a Router,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.router.lock().remove(&self.id);
+    }
+}
+
+/// What the transport tells.
+struct Ear(Weak<Router>);
+
+impl Receiver for Ear {
+    fn event(&self, event: Event) {
+        let Some(router) = self.0.upgrade() else { return };
+        match event {
+            Event::Up { .. } => {}
+            Event::Down { peer, .. } => router.lost(peer),
+            Event::Frame { from, frame, .. } => router.frame(from, &frame),
+        }
+    }
+}

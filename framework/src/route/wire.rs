@@ -1,0 +1,185 @@
+//! Frames on [`Channel::Entities`](duractor_journal::transport::Channel::Entities): a byte for the
+//! version of the protocol, a byte for what it is, and the fields in postcard.
+//!
+//! A command travels under its stable name and version, as its bytes, so that nodes of two releases
+//! can talk; and an error as what it tells a caller, not as the type that it is.
+
+use bytes::Bytes;
+use duractor_journal::{Effect, EntityId, Member, RequestId, Seq};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::AskError;
+
+const VERSION: u8 = 1;
+/// What an unknown request id cannot say is an error text: kept short, it is for people.
+const MAX_TEXT: usize = 1024;
+
+/// What nodes say to each other about commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// Give this command to an entity.
+    Ask(Ask),
+    /// What became of the command with this number.
+    Answer { id: u64, answer: Result<Bytes, Refusal> },
+}
+
+/// A command for an entity of the receiver's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ask {
+    pub(super) id: u64,
+    pub(super) kind: String,
+    pub(super) key: String,
+    pub(super) command: String,
+    pub(super) version: u16,
+    /// Milliseconds until the caller gives up.
+    pub(super) timeout_ms: u64,
+    pub(super) request_id: Option<String>,
+    pub(super) expected_revision: Option<u64>,
+    pub(super) payload: Bytes,
+}
+
+/// Why a command has no reply, as far as a caller elsewhere can use it. New ones are added at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Refusal {
+    UnknownCommand,
+    Busy(u64),
+    NodeBusy(u64),
+    Timeout,
+    Expired,
+    RevisionMismatch { expected: u64, actual: u64 },
+    Quarantined(String),
+    Crashed(String),
+    NotOwner { leader: Option<u64> },
+    OutcomeUnknown(String),
+    Unavailable(String),
+    Lost,
+    Other { unknown: bool, text: String },
+}
+
+fn short(text: impl ToString) -> String {
+    let mut text = text.to_string();
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+impl From<&AskError> for Refusal {
+    fn from(error: &AskError) -> Self {
+        match error {
+            AskError::UnknownCommand { .. } => Refusal::UnknownCommand,
+            AskError::Busy { waiting, .. } => Refusal::Busy(*waiting as u64),
+            AskError::NodeBusy { open } => Refusal::NodeBusy(*open),
+            AskError::Timeout { .. } => Refusal::Timeout,
+            AskError::Expired { .. } => Refusal::Expired,
+            AskError::RevisionMismatch { expected, actual } => {
+                Refusal::RevisionMismatch { expected: expected.0, actual: actual.0 }
+            }
+            AskError::Quarantined { reason, .. } => Refusal::Quarantined(short(reason)),
+            AskError::Crashed { reason, .. } => Refusal::Crashed(short(reason)),
+            AskError::NotOwner { leader, .. } => {
+                Refusal::NotOwner { leader: leader.map(Member::to_u64) }
+            }
+            AskError::OutcomeUnknown { reason, .. } => Refusal::OutcomeUnknown(short(reason)),
+            AskError::Unavailable { reason, .. } => Refusal::Unavailable(short(reason)),
+            // Of the node, not of the entity: another one will have it soon.
+            AskError::ShuttingDown | AskError::NodeFailed { .. } => {
+                Refusal::Unavailable(short(error))
+            }
+            AskError::Lost { .. } => Refusal::Lost,
+            other => {
+                Refusal::Other { unknown: other.effect() == Effect::Unknown, text: short(other) }
+            }
+        }
+    }
+}
+
+impl Refusal {
+    /// What it is to the caller who asked `node`.
+    pub(super) fn error(
+        self,
+        node: Member,
+        entity: &EntityId,
+        command: &str,
+        shards: u16,
+    ) -> AskError {
+        let shard = entity.shard(shards);
+        let (entity, node_says) = (entity.clone(), |text: String| format!("node {node}: {text}"));
+        match self {
+            Refusal::UnknownCommand => AskError::UnknownCommand {
+                kind: entity.kind().to_owned(),
+                command: command.to_owned(),
+            },
+            Refusal::Busy(waiting) => AskError::Busy { entity, waiting: waiting as usize },
+            Refusal::NodeBusy(open) => AskError::NodeBusy { open },
+            Refusal::Timeout => AskError::Timeout { entity },
+            Refusal::Expired => AskError::Expired { entity },
+            Refusal::RevisionMismatch { expected, actual } => {
+                AskError::RevisionMismatch { expected: Seq(expected), actual: Seq(actual) }
+            }
+            Refusal::Quarantined(reason) => AskError::Quarantined { entity, reason: reason.into() },
+            Refusal::Crashed(reason) => AskError::Crashed { entity, reason },
+            Refusal::NotOwner { leader } => {
+                AskError::NotOwner { shard, leader: leader.map(Member::from_u64) }
+            }
+            Refusal::OutcomeUnknown(reason) => {
+                AskError::OutcomeUnknown { shard, reason: node_says(reason) }
+            }
+            Refusal::Unavailable(reason) => {
+                AskError::Unavailable { shard, reason: node_says(reason) }
+            }
+            Refusal::Lost => AskError::Lost { entity },
+            Refusal::Other { unknown, text } => {
+                let effect = if unknown { Effect::Unknown } else { Effect::None };
+                AskError::Remote { node, error: text, effect }
+            }
+        }
+    }
+}
+
+impl Ask {
+    /// Which entity, and under which request id. What is wrong is for the log.
+    pub(super) fn target(&self) -> Result<(EntityId, Option<RequestId>), String> {
+        let entity = EntityId::new(&self.kind, &self.key).map_err(|error| error.to_string())?;
+        let id = self.request_id.as_deref().map(RequestId::new).transpose();
+        Ok((entity, id.map_err(|error| error.to_string())?))
+    }
+}
+
+impl Frame {
+    pub(super) fn encode(&self) -> Result<Bytes, String> {
+        match self {
+            Frame::Ask(ask) => pack(1, ask),
+            Frame::Answer { id, answer } => pack(2, &(id, answer)),
+        }
+    }
+
+    /// What went wrong is for the log.
+    pub(super) fn decode(frame: &[u8]) -> Result<Self, String> {
+        let (&[version, what], fields) =
+            frame.split_first_chunk().ok_or_else(|| "it is too short".to_owned())?;
+        if version != VERSION {
+            return Err(format!("its version is {version}, and {VERSION} is spoken here"));
+        }
+        Ok(match what {
+            1 => Frame::Ask(unpack(fields)?),
+            2 => {
+                let (id, answer) = unpack(fields)?;
+                Frame::Answer { id, answer }
+            }
+            what => return Err(format!("nobody knows kind {what}")),
+        })
+    }
+}
+
+fn pack(what: u8, fields: &impl Serialize) -> Result<Bytes, String> {
+    let frame = postcard::to_extend(fields, vec![VERSION, what]);
+    frame.map(Bytes::from).map_err(|error| error.to_string())
+}
+
+fn unpack<T: DeserializeOwned>(fields: &[u8]) -> Result<T, String> {
+    match postcard::take_from_bytes(fields) {
+        Ok((fields, [])) => Ok(fields),
+        Ok(_) => Err("it is too long".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}

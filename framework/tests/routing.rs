@@ -1,0 +1,187 @@
+//! Commands find their entity from any node of a cluster.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+#[path = "common/group.rs"]
+mod group;
+
+use std::{future::IntoFuture, sync::Arc, time::Duration};
+
+use common::*;
+use duractor::{AskError, EntitySettings, Node, TookEffect};
+use duractor_journal::{Member, ShardId};
+use group::{Group, View, Wires};
+
+/// Three nodes on one journal, with wires between them. Nobody leads yet.
+struct Three {
+    group: Arc<Group>,
+    wires: Arc<Wires>,
+    views: Vec<Arc<View>>,
+    nodes: Vec<Node>,
+}
+
+impl Three {
+    async fn start() -> Self {
+        let (group, wires) = (Group::new(), Wires::new());
+        let views: Vec<_> = (1..=3).map(|n| View::new(&group, n)).collect();
+        let mut nodes = Vec::new();
+        for view in &views {
+            let voters = |_: ShardId| (1..=3).map(|n| Member::new(n, 1)).collect();
+            let builder = view.builder().replicas(wires.end(view.me), voters);
+            let settings = EntitySettings::default();
+            nodes.push(builder.register(Account { settings }).start().await.unwrap());
+        }
+        Self { group, wires, views, nodes }
+    }
+
+    /// And the first leads.
+    async fn led() -> Self {
+        let three = Self::start().await;
+        three.elect(0).await;
+        three
+    }
+
+    async fn elect(&self, leader: usize) {
+        self.group.elect(Some(&self.views[leader]), &self.views.iter().collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    fn add(&self, node: usize, by: i64) -> tokio::task::JoinHandle<Result<i64, AskError>> {
+        tokio::spawn(account(&self.nodes[node], "a").ask(Add { by }).into_future())
+    }
+
+    async fn finish(self) {
+        for node in self.nodes {
+            finish(node).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_node_takes_commands_for_every_entity() {
+    let three = Three::led().await;
+    for (node, total) in [(0, 1), (1, 2), (2, 3)] {
+        assert_eq!(three.add(node, 1).await.unwrap().unwrap(), total);
+    }
+    assert_eq!(account(&three.nodes[2], "a").ask(Get {}).await.unwrap(), 3);
+    assert_eq!(three.nodes[1].active::<Account>().unwrap(), 0, "it runs where its shard is led");
+    account(&three.nodes[1], "a").tell(Add { by: 4 }).unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(account(&three.nodes[0], "a").ask(Get {}).await.unwrap(), 7);
+    three.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_come_back_as_they_are() {
+    let three = Three::led().await;
+    let away = account(&three.nodes[1], "a");
+    let error = away.ask(Add { by: 1 }).expected_revision(seq(5)).await.unwrap_err();
+    assert!(
+        matches!(error, AskError::RevisionMismatch { expected, actual }
+            if (expected, actual) == (seq(5), seq(0))),
+        "{error}"
+    );
+    let error = away.ask(Panic {}).await.unwrap_err();
+    assert!(matches!(error, AskError::Crashed { .. }), "{error}");
+    let error = away.ask(NotTaken).await.unwrap_err();
+    assert!(matches!(error, AskError::UnknownCommand { .. }), "{error}");
+    three.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_follow_the_shard_when_it_moves() {
+    let three = Three::led().await;
+    assert_eq!(three.add(2, 1).await.unwrap().unwrap(), 1);
+    for (leader, total) in [(1, 2), (2, 3), (0, 4)] {
+        three.elect(leader).await;
+        assert_eq!(three.add(1, 1).await.unwrap().unwrap(), total);
+    }
+    three.finish().await;
+}
+
+/// A node that was cut off from the journal still believes in the old leader, and is put right by it.
+#[tokio::test(start_paused = true)]
+async fn a_node_with_an_old_belief_is_put_right() {
+    let three = Three::led().await;
+    assert_eq!(three.add(2, 1).await.unwrap().unwrap(), 1);
+    three.views[2].cut();
+    three.elect(1).await;
+    assert_eq!(three.add(2, 1).await.unwrap().unwrap(), 2);
+    assert_eq!(three.nodes[1].active::<Account>().unwrap(), 1);
+    three.views[2].heal();
+    three.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_wait_for_a_leader_within_their_time() {
+    let three = Three::start().await;
+    let waiting = three.add(2, 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waiting.is_finished());
+    three.elect(0).await;
+    assert_eq!(waiting.await.unwrap().unwrap(), 1);
+
+    three.group.elect(None, &three.views.iter().collect::<Vec<_>>());
+    let begun = tokio::time::Instant::now();
+    let ask = account(&three.nodes[1], "a").ask(Add { by: 1 }).timeout(Duration::from_secs(2));
+    let error = ask.await.unwrap_err();
+    assert!(begun.elapsed() <= Duration::from_secs(2));
+    assert!(matches!(error, AskError::NotOwner { leader: None, .. }), "{error}");
+    assert_eq!(error.effect(), TookEffect::None);
+    three.elect(0).await;
+    three.finish().await;
+}
+
+/// What was written and never answered is not written twice: the repeat carries the request id.
+#[tokio::test(start_paused = true)]
+async fn a_retry_with_a_request_id_takes_effect_once() {
+    let three = Three::led().await;
+    three.views[0].mute_writes();
+    let ask = account(&three.nodes[2], "a").ask(Add { by: 5 });
+    let ask = tokio::spawn(ask.request_id(request("r")).into_future());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    three.elect(1).await;
+    assert_eq!(ask.await.unwrap().unwrap(), 5);
+    assert_eq!(account(&three.nodes[2], "a").ask(Get {}).await.unwrap(), 5);
+    assert_eq!(account(&three.nodes[2], "a").ask(Revision {}).await.unwrap(), 1);
+    three.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_request_id_the_caller_hears_that_it_is_not_known() {
+    let three = Three::led().await;
+    three.views[0].mute_writes();
+    let ask = three.add(2, 5);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    three.elect(1).await;
+    let error = ask.await.unwrap().unwrap_err();
+    assert_eq!(error.effect(), TookEffect::Unknown, "{error}");
+    three.finish().await;
+}
+
+/// A leader that cannot be reached is not the end: the others may know, or soon have, another one.
+#[tokio::test(start_paused = true)]
+async fn a_cut_wire_is_waited_out() {
+    let three = Three::led().await;
+    let [one, _, third] = [0, 1, 2].map(|n: usize| three.views[n].me);
+    three.wires.cut(one, third);
+    let waiting = three.add(2, 1);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    three.wires.heal();
+    assert_eq!(waiting.await.unwrap().unwrap(), 1);
+    three.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_shuts_down_is_waited_out() {
+    let three = Three::led().await;
+    assert_eq!(three.add(2, 1).await.unwrap().unwrap(), 1);
+    three.nodes[0].shutdown().await;
+    let waiting = three.add(2, 1);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    three.elect(1).await;
+    assert_eq!(waiting.await.unwrap().unwrap(), 2);
+    three.finish().await;
+}
