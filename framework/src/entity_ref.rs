@@ -3,7 +3,7 @@
 use std::{any::TypeId, future::IntoFuture, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use duractor_journal::{Effect as TookEffect, EntityId, Member, RequestId, Seq, ShardId};
+use duractor_journal::{Effect as TookEffect, EntityId, Member, NodeId, RequestId, Seq, ShardId};
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::oneshot,
@@ -22,6 +22,9 @@ use crate::{
     route::{Next, Outgoing, Router, Trail},
     slot::Kind,
 };
+
+/// The wait between two attempts to make sure that this node has the newest events.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A reference to one entity, whether it is in memory or not. Cheap to clone.
 pub struct EntityRef<E: EventSourced> {
@@ -46,6 +49,20 @@ impl<E: EventSourced> EntityRef<E> {
     #[must_use]
     pub fn id(&self) -> &EntityId {
         &self.id
+    }
+
+    /// Which node runs the entity now, as far as this one knows: `None` while no leader of its shard is
+    /// known here. Commands find their way without it; it may be out of date when it is returned.
+    #[must_use]
+    pub fn owner(&self) -> Option<NodeId> {
+        let shared = &self.kind.shared;
+        let shard = self.id.shard(shared.journal.shards());
+        let router = shared.router.as_ref()?;
+        if self.kind.owns(shard) {
+            return Some(router.me().node);
+        }
+        let believed = shared.shard(shard).and_then(|shard| shard.hold.believed());
+        believed.or_else(|| router.known(shard)).map(|member| member.node)
     }
 
     /// Sends a command and waits for the reply: `entity.ask(Add { by: 2 }).await?`.
@@ -96,14 +113,35 @@ impl<E: EventSourced> EntityRef<E> {
     /// for a long history page by page. Events that were deleted are left out. Reads the journal
     /// and does not bring the entity into memory.
     ///
+    /// In a cluster any node that has a replica of the shard reads its own, once that has everything
+    /// that was committed before the call.
+    ///
     /// # Errors
     /// [`AskError::Journal`] where they cannot be read, [`AskError::Codec`] where one does not
-    /// decode; [`AskError::NotOwner`] and the like, as a command, where this node cannot make sure
-    /// that it has the newest ones.
+    /// decode; [`AskError::Unavailable`] and the like where this node could not make sure within the
+    /// [`ask_timeout`](crate::EntitySettings::ask_timeout) that it has the newest ones.
     pub async fn history(&self, from: Seq, max: u64) -> Result<Vec<Recorded<E::Event>>, AskError> {
         let shared = &self.kind.shared;
-        shared.confirm(self.id.shard(shared.journal.shards())).await?;
-        self.local_history(from, max).await
+        let shard = self.id.shard(shared.journal.shards());
+        let give_up = Instant::now() + self.kind.settings().ask_timeout;
+        loop {
+            let made_sure = match &shared.router {
+                Some(_) if !self.kind.owns(shard) => {
+                    let barrier = shared.journal.barrier(shard).await;
+                    barrier.map(drop).map_err(AskError::journal)
+                }
+                _ => shared.confirm(shard).await,
+            };
+            match made_sure {
+                Ok(()) => return self.local_history(from, max).await,
+                Err(AskError::NotOwner { .. } | AskError::Unavailable { .. })
+                    if shared.router.is_some() && Instant::now() + LOOK < give_up =>
+                {
+                    sleep(LOOK).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// [`history`](Self::history) as far as this node has it, whoever owns the entity: the newest

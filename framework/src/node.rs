@@ -139,7 +139,7 @@ impl Node {
     }
 }
 
-type Registration = Box<dyn FnOnce(&Arc<Shared>) -> Registered + Send>;
+type Registration = Box<dyn FnOnce(&Arc<Shared>) -> Registered + Send + Sync>;
 
 /// A kind twice: to look it up with its type, and to tell it what all kinds are told.
 struct Registered {

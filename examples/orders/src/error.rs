@@ -6,7 +6,7 @@ use std::error::Error;
 use axum::{
     Json,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use duractor::{AskError, JournalError, NodeError, TookEffect};
@@ -17,68 +17,18 @@ use crate::domain::Refused;
 /// After how many seconds a client should try again, where trying again may help.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// The header that carries a [`Hint`].
-pub const HINT: HeaderName = HeaderName::from_static("x-orders-hint");
-
-/// What can be done about an error, for the node that the client talks to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
-    /// Nothing was done: another node runs the order, the one with this number as far as is known.
-    Elsewhere(Option<u32>),
-    /// Nothing was done, and in a moment it may go better.
-    Again,
-    /// It may have been done: repeat it with the same key.
-    Unknown,
-}
-
-impl Hint {
-    fn header(self) -> HeaderValue {
-        match self {
-            Hint::Elsewhere(Some(node)) => HeaderValue::from(node),
-            Hint::Elsewhere(None) => HeaderValue::from_static("elsewhere"),
-            Hint::Again => HeaderValue::from_static("again"),
-            Hint::Unknown => HeaderValue::from_static("unknown"),
-        }
-    }
-
-    /// From the header's value; `None` for what this release does not know.
-    #[must_use]
-    pub fn parse(value: &HeaderValue) -> Option<Self> {
-        match value.to_str().ok()? {
-            "elsewhere" => Some(Hint::Elsewhere(None)),
-            "again" => Some(Hint::Again),
-            "unknown" => Some(Hint::Unknown),
-            node => Some(Hint::Elsewhere(Some(node.parse().ok()?))),
-        }
-    }
-
-    fn of(error: &AskError) -> Option<Self> {
-        match error {
-            AskError::NotOwner { leader, .. } => {
-                Some(Hint::Elsewhere(leader.map(|member| member.node.0)))
-            }
-            _ if error.effect() == TookEffect::Unknown => Some(Hint::Unknown),
-            AskError::Unavailable { .. } | AskError::Aborted { .. } | AskError::ShuttingDown => {
-                Some(Hint::Again)
-            }
-            _ => None,
-        }
-    }
-}
-
 /// An error as a client sees it.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
-    hint: Option<Hint>,
 }
 
 impl ApiError {
     /// An error with this status; `code` is for programs and never changes.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), hint: None }
+        Self { status, code, message: message.into() }
     }
 
     /// The idempotency key cannot be used.
@@ -102,9 +52,6 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds = header::HeaderValue::from_static(RETRY_AFTER_SECONDS);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
-        if let Some(hint) = self.hint {
-            response.headers_mut().insert(HINT, hint.header());
         }
         response
     }
@@ -131,14 +78,8 @@ impl From<Refused> for ApiError {
 /// decides what the client is told.
 impl From<AskError> for ApiError {
     fn from(error: AskError) -> Self {
-        Self { hint: Hint::of(&error), ..Self::of(&error) }
-    }
-}
-
-impl ApiError {
-    fn of(error: &AskError) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        match error {
+        match &error {
             _ if error.effect() == TookEffect::Unknown => {
                 let message = format!(
                     "{error}; it may have taken effect: repeat it with the same Idempotency-Key"
@@ -153,7 +94,7 @@ impl ApiError {
                 JournalError::Corrupt(_)
                 | JournalError::InvalidBatch { .. }
                 | JournalError::TooLarge { .. },
-            ) => Self::internal(error),
+            ) => Self::internal(&error),
             AskError::NotOwner { .. } => Self::new(unavailable, "not-owner", error.to_string()),
             AskError::ShuttingDown
             | AskError::NodeFailed { .. }
@@ -164,7 +105,7 @@ impl ApiError {
                 let text = "the Idempotency-Key was used before for another kind of request";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", text)
             }
-            _ => Self::internal(error),
+            _ => Self::internal(&error),
         }
     }
 }

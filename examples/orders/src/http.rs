@@ -1,16 +1,18 @@
 //! Orders over HTTP: each request is one command to one order.
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
     extract::{
         DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
         rejection::QueryRejection,
     },
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use duractor::{AskError, Command, EntityRef, Env, Handle, Node, RequestId, Seq};
+use duractor::{Command, EntityRef, Env, Handle, Node, RequestId, Seq};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_128;
@@ -28,7 +30,17 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Most events in one answer of an order's history.
 pub const MAX_HISTORY: u64 = 1000;
 
-/// All routes, served by the orders of this node.
+/// A client's time: for so long a command looks for its order's node, as when that was just killed and
+/// the next one is not elected yet.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long the service may take to be found well.
+const HEALTHY: Duration = Duration::from_secs(2);
+
+/// Says which node of a cluster ran the order, by its number.
+pub const SERVED_BY: HeaderName = HeaderName::from_static("served-by");
+
+/// All routes, served by this node's orders and, in a cluster, by those of the others.
 pub fn router(node: Node) -> Router {
     Router::new()
         .route("/health", get(health))
@@ -72,20 +84,32 @@ struct Target {
 }
 
 impl Target {
-    /// Asks the order. With a key, the framework carries the command out once: a repeat gets the
-    /// answer that the first one got, also if the server was killed in between.
-    async fn ask<C>(self, command: C) -> Result<Order, ApiError>
+    /// Asks the order. Under its key the framework carries the command out once: a repeat, by the
+    /// client or by the framework itself where a node died under way, gets the answer that the first
+    /// one got.
+    async fn ask<C>(&self, command: C) -> Result<Order, ApiError>
     where
         C: Command<Reply = OrderReply>,
         Orders: Handle<C>,
     {
-        let mut ask = self.order.ask(command);
-        if let Key(Some(id)) = self.key {
-            ask = ask.request_id(id);
-        }
+        let id = self.key.0.clone().map_or_else(|| RequestId::new(&random_id()), Ok);
+        let id = id.map_err(|error| ApiError::bad_key(&error.to_string()))?;
         // Two kinds of failure: the framework's, and the order's own refusal.
-        Ok(ask.await??)
+        Ok(self.order.ask(command).request_id(id).timeout(PATIENCE).await??)
     }
+
+    fn answer(&self, code: StatusCode, order: &Order) -> Response {
+        let mut response = view(code, self.order.id().key(), order);
+        if let Some(node) = self.order.owner() {
+            response.headers_mut().insert(SERVED_BY, HeaderValue::from(node.0));
+        }
+        response
+    }
+}
+
+fn random_id() -> String {
+    let entropy = Env::production().entropy;
+    format!("{:016x}{:016x}", entropy.next_u64(), entropy.next_u64())
 }
 
 impl FromRequestParts<Node> for Target {
@@ -137,9 +161,10 @@ async fn place(
     Body(place): Body<Place>,
 ) -> Result<Response, ApiError> {
     let id = new_id(&key);
-    let order = Target { order: node.entity(&id)?, key }.ask(place).await?;
+    let target = Target { order: node.entity(&id)?, key };
+    let order = target.ask(place).await?;
     let location = [(header::LOCATION, format!("/orders/{id}"))];
-    Ok((location, view(StatusCode::CREATED, &id, &order)).into_response())
+    Ok((location, target.answer(StatusCode::CREATED, &order)).into_response())
 }
 
 /// A new order's id. Each entity remembers the requests that it has answered, so a repeated request
@@ -148,10 +173,7 @@ async fn place(
 fn new_id(key: &Key) -> String {
     match key {
         Key(Some(key)) => format!("{:032x}", xxh3_128(key.as_str().as_bytes())),
-        Key(None) => {
-            let entropy = Env::production().entropy;
-            format!("{:016x}{:016x}", entropy.next_u64(), entropy.next_u64())
-        }
+        Key(None) => random_id(),
     }
 }
 
@@ -183,9 +205,8 @@ where
     C: Command<Reply = OrderReply>,
     Orders: Handle<C>,
 {
-    let id = target.order.id().clone();
     let order = target.ask(command).await?;
-    Ok(view(StatusCode::OK, id.key(), &order))
+    Ok(target.answer(StatusCode::OK, &order))
 }
 
 /// Which part of the history.
@@ -261,13 +282,9 @@ async fn history(
 }
 
 /// `GET /health`. Reads an order that is never placed: that is refused as soon as the node takes no
-/// commands.
+/// commands, and while no node does.
 async fn health(State(node): State<Node>) -> Result<Response, ApiError> {
-    match node.entity::<Orders>("health")?.ask(Read).await {
-        // The reply is the order's refusal; that there is a reply is what counts. One of another node
-        // would do as well.
-        Ok(_) | Err(AskError::NotOwner { leader: Some(_), .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
+    // The reply is the order's refusal; that there is a reply is what counts.
+    let _ = node.entity::<Orders>("health")?.ask(Read).timeout(HEALTHY).await?;
     Ok(Json(json!({ "status": "ok" })).into_response())
 }

@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use orders::{Member, certs, demo};
+use orders::{certs, demo};
 use tracing_subscriber::EnvFilter;
 
 /// The journal makes many small buffers that one thread allocates and another one frees. The C
@@ -27,9 +27,6 @@ enum Cli {
         /// where its data are.
         #[arg(long, value_name = "FILE", conflicts_with = "data")]
         config: Option<PathBuf>,
-        /// Where another node of the cluster listens for HTTP, by its number, as 2=127.0.0.1:8082.
-        #[arg(long = "peer", value_name = "N=ADDR", requires = "config", value_parser = peer)]
-        peers: Vec<(u32, String)>,
         /// Make a new cluster, with this node as its first. Once, on one node.
         #[arg(long, requires = "config")]
         bootstrap: bool,
@@ -43,12 +40,6 @@ enum Cli {
 /// What is logged unless `RUST_LOG` says otherwise. Libraries tell of a node that is down many times a
 /// second, and Duractor tells it once.
 const LOG: &str = "info,openraft=error,ractor_cluster=error";
-
-fn peer(text: &str) -> Result<(u32, String), String> {
-    let (number, address) = text.split_once('=').ok_or("write NUMBER=HOST:PORT")?;
-    let number = number.parse().map_err(|_| format!("{number:?} is no node's number"))?;
-    Ok((number, address.to_owned()))
-}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -65,15 +56,11 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     match cli {
-        Cli::Serve { data, listen, config, peers, bootstrap } => {
+        Cli::Serve { data, listen, config, bootstrap } => {
             let ready = |address| println!("listening on http://{address}");
             match config {
                 None => orders::serve(&data, listen, ready).await?,
-                Some(config) => {
-                    let peers = peers.into_iter().collect();
-                    let member = Member { config, peers, bootstrap };
-                    orders::serve_member(member, listen, ready).await?;
-                }
+                Some(config) => orders::serve_member(&config, bootstrap, listen, ready).await?,
             }
             Ok(ExitCode::SUCCESS)
         }

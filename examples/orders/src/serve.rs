@@ -1,6 +1,6 @@
 //! The service: a node, a listener, and an end to both.
 
-use std::{collections::BTreeMap, error::Error, net::SocketAddr, path::Path, time::Duration};
+use std::{error::Error, net::SocketAddr, path::Path, time::Duration};
 
 use axum::{Json, Router, extract::State, routing::get, serve::ListenerExt};
 use duractor::{
@@ -14,7 +14,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{domain::Orders, forward::Forward, http::router};
+use crate::{domain::Orders, http::router};
 
 /// How long requests that are under way may take once the service is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -38,30 +38,22 @@ pub async fn serve(
     Ok(())
 }
 
-/// A node of a cluster.
-#[derive(Debug, Clone)]
-pub struct Member {
-    /// Its configuration: a TOML file, see `duractor::config`.
-    pub config: std::path::PathBuf,
-    /// Where the other nodes listen for HTTP, as `HOST:PORT`, by the nodes' numbers.
-    pub peers: BTreeMap<u32, String>,
-    /// Whether to make a new cluster, of which this is the first node.
-    pub bootstrap: bool,
-}
-
-/// As [`serve`], as one of several nodes: each takes all requests and sends on what it does not lead.
+/// As [`serve`], as one node of a cluster: with the configuration in a TOML file (see
+/// [`duractor::config`]), and with `bootstrap` as the first node of a new one. Each node takes all
+/// requests: commands find the node that runs the order.
 ///
 /// # Errors
 /// The configuration is wrong, the cluster does not take this node, or the address cannot be
 /// listened on.
 pub async fn serve_member(
-    member: Member,
+    config: &Path,
+    bootstrap: bool,
     listen: SocketAddr,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), Box<dyn Error>> {
-    let config: Config = Loader::new().file(&member.config).environment().load()?;
-    let (data, number) = (config.node.data_dir.clone(), config.node.number);
-    let cluster = match member.bootstrap {
+    let config: Config = Loader::new().file(config).environment().load()?;
+    let data = config.node.data_dir.clone();
+    let cluster = match bootstrap {
         true => Cluster::bootstrap(config, Env::production()).await?,
         false => Cluster::start(config, Env::production()).await?,
     };
@@ -70,10 +62,8 @@ pub async fn serve_member(
         tracing::warn!(%error, "the cluster is not ready");
     }
     let node = Node::builder(data).cluster(&cluster).register(Orders).start().await?;
-    let routes = router(node.clone());
     let status = Router::new().route("/cluster", get(status)).with_state(cluster.clone());
-    let routes = Forward::new(number, member.peers).around(routes).merge(status);
-    run(listen, routes, ready).await?;
+    run(listen, router(node.clone()).merge(status), ready).await?;
     node.shutdown().await;
     cluster.shutdown().await;
     Ok(())

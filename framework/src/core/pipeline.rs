@@ -122,7 +122,8 @@ impl<E: EventSourced> Pipeline<E> {
 
     /// Takes in what became of a round of confirmations.
     pub(crate) fn confirmed(&mut self, round: u64, result: Result<(), JournalError>) {
-        let Some(&(_, covered)) = self.asked.iter().find(|(asked, _)| *asked == round) else {
+        // A round may have been joined more than once: the last time covers the most.
+        let Some(&(_, covered)) = self.asked.iter().rfind(|(asked, _)| *asked == round) else {
             return;
         };
         self.asked.retain(|(asked, _)| *asked > round);

@@ -165,6 +165,23 @@ fn reads_wait_for_what_they_saw_and_for_no_more() {
     assert_eq!((bench.release(), value(&mut two)), (1, 3));
 }
 
+/// Cause: an entity joined a round of confirmations that had not begun yet, and joined it again for a
+/// later read; the end of the round was taken for the first time it joined alone. Consequence: the
+/// later read waited until another read of the entity came, or its caller gave up. Fix: what counts
+/// is the last time.
+#[test]
+fn a_round_that_was_joined_twice_covers_both_reads() {
+    let mut bench = Bench::new();
+    bench.core.pipeline().confirm_reads();
+    let mut one = bench.get();
+    bench.core.pipeline().asked(7);
+    let mut two = bench.get();
+    bench.core.pipeline().asked(7);
+    assert_eq!(bench.release(), 0);
+    bench.core.pipeline().confirmed(7, Ok(()));
+    assert_eq!((bench.release(), value(&mut one), value(&mut two)), (2, 0, 0));
+}
+
 #[test]
 fn a_refusal_before_earlier_commits_does_not_take_them_along() {
     let mut bench = Bench::new();

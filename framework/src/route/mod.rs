@@ -112,6 +112,12 @@ impl Router {
         }
     }
 
+    /// Who leads a shard, as other nodes said last.
+    pub(crate) fn known(&self, shard: ShardId) -> Option<Member> {
+        let known = self.leaders.get(usize::from(shard.0))?.load(Relaxed);
+        (known != 0).then(|| Member::from_u64(known))
+    }
+
     /// Whom to ask for a shard's leader, or its entities: who was named, who this node's replica
     /// believes in, who was the leader, or anyone. Not who was just asked, if it can be helped.
     pub(crate) fn target(
@@ -123,9 +129,7 @@ impl Router {
     ) -> Option<Member> {
         let me = self.me();
         let fit = |member: &Member| *member != me && Some(*member) != asked;
-        let known = self.leaders.get(usize::from(shard.0)).map_or(0, |known| known.load(Relaxed));
-        let known = (known != 0).then(|| Member::from_u64(known));
-        if let Some(first) = [named, believed, known].into_iter().flatten().find(fit) {
+        if let Some(first) = [named, believed, self.known(shard)].into_iter().flatten().find(fit) {
             return Some(first);
         }
         let peers = self.transport.peers();

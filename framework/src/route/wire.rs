@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::error::AskError;
 
 const VERSION: u8 = 1;
-/// What an unknown request id cannot say is an error text: kept short, it is for people.
+/// The longest text of an error on the way, in bytes: it is for people.
 const MAX_TEXT: usize = 1024;
 
 /// What nodes say to each other about commands.
@@ -181,5 +181,104 @@ fn unpack<T: DeserializeOwned>(fields: &[u8]) -> Result<T, String> {
         Ok((fields, [])) => Ok(fields),
         Ok(_) => Err("it is too long".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duractor_journal::{JournalError, ShardId};
+
+    use super::*;
+
+    fn ask() -> Ask {
+        Ask {
+            id: 7,
+            kind: "order".into(),
+            key: "17".into(),
+            command: "Pay".into(),
+            version: 1,
+            timeout_ms: 5000,
+            request_id: Some("r".into()),
+            expected_revision: None,
+            payload: Bytes::from_static(b"\x2a"),
+        }
+    }
+
+    /// Nodes of different releases talk to each other: these bytes never change.
+    #[test]
+    fn frames_are_as_they_were() {
+        let not_owner = Refusal::NotOwner { leader: Some(Member::new(2, 1).to_u64()) };
+        let other = Refusal::Other { unknown: true, text: "?".into() };
+        let frames: [(Frame, &[u8]); 4] = [
+            (
+                Frame::Ask(ask()),
+                b"\x01\x01\x07\x05order\x0217\x03Pay\x01\x88\x27\x01\x01r\x00\x01\x2a",
+            ),
+            (
+                Frame::Answer { id: 7, answer: Ok(Bytes::from_static(b"\x02")) },
+                b"\x01\x02\x07\x00\x01\x02",
+            ),
+            (
+                Frame::Answer { id: 7, answer: Err(not_owner) },
+                b"\x01\x02\x07\x01\x08\x01\x81\x80\x80\x80\x20",
+            ),
+            (Frame::Answer { id: 7, answer: Err(other) }, b"\x01\x02\x07\x01\x0c\x01\x01?"),
+        ];
+        for (frame, bytes) in frames {
+            assert_eq!(frame.encode().as_deref(), Ok(bytes), "{frame:?}");
+            assert_eq!(Frame::decode(bytes), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_refused() {
+        for bytes in
+            [&b""[..], b"\x01", b"\x02\x01\x07", b"\x01\x09", b"\x01\x02\x07\x00\x01\x02\x03"]
+        {
+            assert!(Frame::decode(bytes).is_err(), "{bytes:?}");
+        }
+        for bad in
+            [Ask { kind: "a/b".into(), ..ask() }, Ask { request_id: Some("".into()), ..ask() }]
+        {
+            assert!(bad.target().is_err(), "{bad:?}");
+        }
+    }
+
+    /// Whatever form an error has on the way, a caller must not be told that nothing happened when
+    /// something may have.
+    #[test]
+    fn errors_keep_their_effect() {
+        let (entity, shard) = (EntityId::new("order", "17").unwrap(), ShardId(0));
+        let reason = || String::from("r");
+        let errors = [
+            AskError::Busy { entity: entity.clone(), waiting: 3 },
+            AskError::NodeBusy { open: 4 },
+            AskError::Timeout { entity: entity.clone() },
+            AskError::Expired { entity: entity.clone() },
+            AskError::RevisionMismatch { expected: Seq(1), actual: Seq(2) },
+            AskError::Quarantined { entity: entity.clone(), reason: "r".into() },
+            AskError::Crashed { entity: entity.clone(), reason: reason() },
+            AskError::NotOwner { shard, leader: None },
+            AskError::OutcomeUnknown { shard, reason: reason() },
+            AskError::Unavailable { shard, reason: reason() },
+            AskError::ShuttingDown,
+            AskError::NodeFailed { cause: "r".into() },
+            AskError::Lost { entity: entity.clone() },
+            AskError::Journal(JournalError::Closed),
+            AskError::Journal(JournalError::FailedUnderWay { cause: reason() }),
+            AskError::Aborted { cause: reason(), effect: Effect::Unknown },
+            AskError::Aborted { cause: reason(), effect: Effect::None },
+        ];
+        for error in errors {
+            let there = Refusal::from(&error).error(Member::new(2, 1), &entity, "Pay", 12);
+            assert_eq!(there.effect(), error.effect(), "{error:?} became {there:?}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_at_a_character() {
+        let long = "é".repeat(MAX_TEXT);
+        assert_eq!(short(&long).len(), MAX_TEXT);
+        assert!(short("x".to_owned() + &long).len() < MAX_TEXT);
     }
 }

@@ -61,6 +61,12 @@ pub async fn run(config: &str, handler: Arc<dyn Handler>) -> Result<(), Failure>
 }
 
 impl Node {
+    /// How it reaches the others.
+    #[must_use]
+    pub fn transport(&self) -> Arc<dyn Transport> {
+        self.links.clone()
+    }
+
     async fn open(config: NodeConfig) -> Result<Self, Failure> {
         let security = match &config.tls {
             None => Security::Insecure,

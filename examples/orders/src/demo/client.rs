@@ -22,7 +22,7 @@ use hyper_util::{
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::forward::SERVED_BY;
+use crate::http::SERVED_BY;
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(5);

@@ -116,9 +116,6 @@ impl Nodes {
         let place = usize::from(number) - 1;
         let mut arguments = vec!["--config".to_owned(), self.configs[place].display().to_string()];
         arguments.extend(["--listen".to_owned(), self.addresses[place].to_string()]);
-        for (peer, address) in (1..).zip(&self.addresses).filter(|(peer, _)| *peer != number) {
-            arguments.extend(["--peer".to_owned(), format!("{peer}={address}")]);
-        }
         arguments.extend(bootstrap.then(|| "--bootstrap".to_owned()));
         Server::start(&arguments).await
     }

@@ -138,10 +138,20 @@ pub(crate) struct GroupArgs {
 /// Each of the concurrent callers asks one of the entities, chosen at random, for its count, waits
 /// for the reply, and goes on. All entities are in memory before the clock starts. `cpu_us` is the
 /// processor time of this whole process per ask.
+///
+/// With `--nodes 3` the nodes are processes of their own with mutual TLS between them, and one of them
+/// runs all entities: each result comes once with the callers there (`at` is `owner`), and once with the
+/// callers in another node's process (`other`); once for reads, and once for commands that persist an
+/// event (`what`), fsynced on a quorum.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Ask {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Concurrent callers; one result for each number.
-    #[arg(long, value_delimiter = ',', default_value = "1,16,256", value_parser = count)]
+    #[arg(
+        long, alias = "writers", value_delimiter = ',', default_value = "1,16,256",
+        value_parser = count
+    )]
     pub callers: Vec<usize>,
     /// Entities that are asked.
     #[arg(long, default_value_t = 1000, value_parser = count)]

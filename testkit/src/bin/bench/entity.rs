@@ -96,6 +96,19 @@ pub(crate) fn references(node: &Node, n: usize) -> Result<Arc<[EntityRef<Notes>]
     (0..n).map(|i| Ok(node.entity::<Notes>(&i.to_string())?)).collect()
 }
 
+/// Asks each entity once for its count, so many at a time.
+pub(crate) async fn touch(
+    entities: impl Iterator<Item = EntityRef<Notes>>,
+    callers: usize,
+) -> Result<(), Failure> {
+    stream::iter(entities)
+        .map(|entity| tokio::spawn(async move { entity.ask(Count).await }))
+        .buffer_unordered(callers)
+        .map(|joined| -> Result<u64, Failure> { Ok(joined??) })
+        .try_for_each(|_| std::future::ready(Ok(())))
+        .await
+}
+
 /// Asks each entity once for its count, so many at a time, and checks the answers.
 pub(crate) async fn ask_each(
     entities: impl Iterator<Item = EntityRef<Notes>>,

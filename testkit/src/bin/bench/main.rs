@@ -94,6 +94,7 @@ pub(crate) async fn perform(run: &Run, benchmark: &Benchmark) -> Result<(), Fail
     match benchmark {
         Benchmark::Append(args) if args.cluster.nodes > 1 => cluster::append::run(run, args).await,
         Benchmark::Append(args) => append::run(run, args).await,
+        Benchmark::Ask(args) if args.cluster.nodes > 1 => cluster::ask::run(run, args).await,
         Benchmark::Ask(args) => ask::run(run, args).await,
         Benchmark::Replay(args) if args.cluster.nodes > 1 => cluster::replay::run(run, args).await,
         Benchmark::Replay(args) => replay::run(run, args).await,

@@ -5,9 +5,10 @@
 //! | `node` | in the node: load, filling, reading |
 //! | `start` | in the parent: a cluster, and what all benchmarks ask of it |
 //! | `flow` | in the parent: a load that goes on, and its rate |
-//! | `append`, `replay`, `failover`, `catchup`, `idle` | one benchmark each |
+//! | `append`, `ask`, `replay`, `failover`, `catchup`, `idle` | one benchmark each |
 
 pub(crate) mod append;
+pub(crate) mod ask;
 pub(crate) mod catchup;
 pub(crate) mod failover;
 mod flow;

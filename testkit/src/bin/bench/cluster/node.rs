@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use duractor::EntitySettings;
 use duractor_journal::{EntityId, Env, Journal, NewEvent, RequestId, Seq, ShardId};
 use duractor_testkit::process::{self, Handler, Node};
 use futures_util::{TryStreamExt, future::BoxFuture, stream::FuturesOrdered};
@@ -17,6 +18,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     append::{self, Load},
+    entity::Notes,
     latency::Summary,
     load::{self, Events, Log, payload},
     replay::{read, shuffle},
@@ -42,8 +44,22 @@ pub(crate) enum Order {
     Flow { writers: usize, event_bytes: usize },
     /// How many events those wrote so far. An error where one of them failed.
     Flown,
+    /// Host entities on this node's journal.
+    Host { callers: usize },
+    /// Ask entities from here, wherever they run: answered with a [`Summary`].
+    Ask(AskLoad),
     /// Write one event under a request id, if this node leads.
     Write { entity: usize, request: String, event_bytes: usize },
+}
+
+/// Callers that ask entities.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AskLoad {
+    pub callers: usize,
+    pub entities: usize,
+    pub seconds: f64,
+    /// Bytes of the event that a command persists; none for reads.
+    pub bytes: Option<usize>,
 }
 
 /// What was read.
@@ -63,6 +79,7 @@ pub(crate) async fn run(config: &str) -> Result<(), Failure> {
 
 #[derive(Default)]
 struct Worker {
+    host: Mutex<Option<duractor::Node>>,
     flown: Arc<AtomicU64>,
     flow: Mutex<JoinSet<Result<(), Failure>>>,
 }
@@ -112,6 +129,16 @@ impl Worker {
                 }
                 self.flown.load(Ordering::Relaxed).into()
             }
+            Order::Host { callers } => {
+                let host = host(node, callers).await?;
+                *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(host);
+                Value::Null
+            }
+            Order::Ask(load) => {
+                let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let host = host.ok_or("this node hosts no entities")?;
+                serde_json::to_value(crate::ask::Load::from(load).run(&host).await?.calls)?
+            }
             Order::Write { entity, request, event_bytes } => {
                 let event = NewEvent::new("noted", 1, payload(event_bytes));
                 let batch = (RequestId::new(&request)?, vec![event]);
@@ -135,6 +162,22 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+impl From<AskLoad> for crate::ask::Load {
+    fn from(AskLoad { callers, entities, seconds, bytes }: AskLoad) -> Self {
+        Self { callers, entities, seconds, bytes }
+    }
+}
+
+async fn host(node: &Node, callers: usize) -> Result<duractor::Node, Failure> {
+    let groups = node.journal.clone();
+    let settings = EntitySettings::default().mailbox(callers.max(1024));
+    let builder = duractor::Node::builder(&node.config.dir)
+        .journal(node.journal.clone())
+        .replicas(node.transport(), move |shard| groups.group(shard).voters)
+        .register(Notes { settings });
+    Ok(builder.start().await?)
 }
 
 /// The entity with this number, of those that [`Order::Write`] writes to.
