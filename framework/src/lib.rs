@@ -98,7 +98,8 @@
 //! ```text
 //! codec, event, command     names, versions and bytes
 //! entity, intent, effect    what a user writes, and what a handler decides
-//! delivery                  a command with its caller
+//! delivery, commands        a command with its caller; one that arrives as bytes
+//! route                     commands on their way to other nodes, and from them
 //! core/                     decisions: state, pipeline, dedup window; no actors, no clock, no journal
 //! shared, slot, kind        where commands wait; which entities are in memory
 //! lifecycle/                the actor: permit, snapshot, replay, running, persisting, stopping
@@ -106,7 +107,8 @@
 //! entity_ref, parts, node   the ways in
 //! ```
 //!
-//! `ask` puts the command into its entity's slot, and wakes or starts the entity's actor. The actor
+//! `ask` puts the command into its entity's slot (on the node that runs the entity: in a cluster that
+//! may be another one, and `route` brings it there), and wakes or starts the entity's actor. The actor
 //! handles it on a state that includes uncommitted events, applies its events, and submits them to
 //! the journal at once; the next command follows without waiting. When the journal has committed the
 //! events, everything that waited for them goes out: replies, side effects, timers, snapshots. If the
