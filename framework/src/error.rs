@@ -197,6 +197,12 @@ pub enum NodeError {
         /// The kind.
         kind: &'static str,
     },
+    /// Two singletons have one name.
+    #[error("the singleton {name:?} was added twice")]
+    DuplicateSingleton {
+        /// The name.
+        name: String,
+    },
     /// The kind was not registered on this node.
     #[error("the kind {kind:?} is not registered on this node")]
     NotRegistered {

@@ -186,6 +186,30 @@ impl Hold {
         }
     }
 
+    /// Waits until this node owns the shard, and says under which epoch.
+    pub(crate) async fn held(&self) -> Term {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(epoch) = self.epoch() {
+                return epoch;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until this node does not own the shard under this epoch.
+    pub(crate) async fn lost(&self, epoch: Term) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if !self.is_held(epoch) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Whether incarnations of this epoch should have heard what became of their writes by now.
     pub(crate) fn is_overdue(&self, epoch: Term) -> bool {
         epoch.0 <= self.overdue.load(Acquire)

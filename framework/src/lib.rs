@@ -88,6 +88,7 @@
 //! | to write an entity | [`EventSourced`], [`Handle`], [`Effect`]; [`DurableState`] for one that keeps only its newest state |
 //! | its events and commands | [`Event`] and [`event`], [`Command`]; [`golden`] for your tests |
 //! | to send commands | [`Node::entity`], [`EntityRef`], [`Ask`] |
+//! | one task in the whole cluster | [`NodeBuilder::singleton`], [`Singleton`] |
 //! | to know whether a failed command took effect | [`AskError::effect`] |
 //! | to set limits and snapshots | [`EntitySettings`], [`NodeBuilder`] |
 //!
@@ -104,7 +105,7 @@
 //! shared, slot, kind        where commands wait; which entities are in memory
 //! lifecycle/                the actor: permit, snapshot, replay, running, persisting, stopping
 //! shard                     the actors above: spawning, supervising, sweeping
-//! entity_ref, parts, node   the ways in
+//! entity_ref, parts, singleton, node   the ways in
 //! ```
 //!
 //! `ask` puts the command into its entity's slot (on the node that runs the entity: in a cluster that
@@ -150,6 +151,7 @@ mod route;
 mod settings;
 mod shard;
 mod shared;
+mod singleton;
 mod slot;
 mod task;
 #[doc(hidden)]
@@ -171,6 +173,7 @@ pub use intent::SideError;
 pub use ledger::LedgerCounts;
 pub use node::{Node, NodeBuilder};
 pub use settings::EntitySettings;
+pub use singleton::Singleton;
 
 pub use duractor_derive::{Command, Event, Payload};
 pub use duractor_journal::{

@@ -24,11 +24,13 @@ use crate::{
     event::Event,
     follow::{AllKinds, Follower},
     hold::Hold,
+    intent::SideError,
     ledger::LedgerCounts,
     replica::{Replicas, Voters},
     route::{Arrived, Host, Router},
     shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
+    singleton::{Plan, Singleton, keep},
     slot::Kind,
     task::AbortOnDrop,
 };
@@ -65,6 +67,7 @@ impl Node {
             max_open: 1 << 18,
             shutdown_timeout: Duration::from_secs(30),
             kinds: Vec::new(),
+            singletons: Vec::new(),
         }
     }
 
@@ -122,6 +125,14 @@ impl Node {
         tracing::info!(ledger = ?self.ledger(), "the node is shut down");
     }
 
+    fn run_singletons(self, plans: Vec<Plan>) -> Result<Self, NodeError> {
+        for plan in plans {
+            let task = tokio::spawn(keep(self.shared.clone(), plan));
+            self.root.cast(RootMessage::Keep(AbortOnDrop::new(&task))).map_err(actor_error)?;
+        }
+        Ok(self)
+    }
+
     /// Ends the node at once and finishes nothing, as if the process died: for tests. Callers that
     /// wait hear [`AskError::Lost`](crate::AskError::Lost) or
     /// [`AskError::ShuttingDown`](crate::AskError::ShuttingDown). The journal and the snapshot store
@@ -168,6 +179,7 @@ pub struct NodeBuilder {
     max_open: u64,
     shutdown_timeout: Duration,
     kinds: Vec<Entry>,
+    singletons: Vec<Result<Plan, NodeError>>,
 }
 
 impl NodeBuilder {
@@ -184,6 +196,48 @@ impl NodeBuilder {
         });
         let (kind, id) = (E::KIND, TypeId::of::<E>());
         self.kinds.push(Entry { kind, id, check: check::<E>, register });
+        self
+    }
+
+    /// Adds a singleton: a task of which one runs in the whole cluster, on whichever node owns the shard
+    /// that its name belongs to, so that singletons spread over the nodes. Register it on every node
+    /// that may run it. On one node it simply runs.
+    ///
+    /// It is meant to run for as long as the node does: one that returns, fails or panics is started
+    /// again after 100 ms, doubling up to 10 s. When the node shuts down,
+    /// [`Singleton::ending`](crate::Singleton::ending) tells it, and the shutdown waits for it. When its shard goes to
+    /// another node it is dropped at its next `await`.
+    ///
+    /// No two nodes run it at once as long as clocks run at one rate and no process stands still: a
+    /// leader that hears of no quorum stops within its lease, before another one can be elected. What
+    /// must hold without that condition needs [`Singleton::token`](crate::Singleton::token).
+    ///
+    /// ```
+    /// # use duractor::{Node, Singleton};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// let node = Node::builder(dir.path())
+    ///     .singleton("nightly-report", async |singleton: Singleton| {
+    ///         println!("{} runs here, with token {}", singleton.name(), singleton.token());
+    ///         singleton.ending().await;
+    ///         Ok(())
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn singleton<F>(
+        mut self,
+        name: &str,
+        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), SideError>> + Send + 'static,
+    {
+        self.singletons.push(Plan::new(name, run));
         self
     }
 
@@ -255,6 +309,12 @@ impl NodeBuilder {
             return Err(NodeError::DuplicateKind { kind: twice[0] });
         }
         self.kinds.iter().try_for_each(|entry| (entry.check)())?;
+        let singletons = self.singletons.iter().cloned().collect::<Result<Vec<_>, _>>()?;
+        let mut names: Vec<_> = singletons.iter().map(|plan| plan.name().to_owned()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(NodeError::DuplicateSingleton { name: twice[0].clone() });
+        }
 
         let (journal, snapshots) = self.stores().await?;
         let (away, listening) = match self.replicas {
@@ -275,6 +335,7 @@ impl NodeBuilder {
             self.max_open,
         );
         let started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
+        let started = started.and_then(|node| node.run_singletons(singletons));
         if started.is_err() {
             // Whoever tries again must find the folder free.
             journal.shutdown().await;

@@ -129,6 +129,8 @@ pub(crate) struct Shared {
     busy: AtomicUsize,
     /// Woken when `busy` falls to 0.
     quiet: Notify,
+    /// Woken when the node takes no more commands.
+    closed: Notify,
     /// Woken once: when the node fails, or is down.
     pub(crate) failing: Notify,
 }
@@ -160,6 +162,7 @@ impl Shared {
             status: Status::default(),
             busy: AtomicUsize::new(0),
             quiet: Notify::new(),
+            closed: Notify::new(),
             failing: Notify::new(),
         })
     }
@@ -192,7 +195,21 @@ impl Shared {
 
     /// Takes no more commands. False where that was so already.
     pub(crate) fn close(&self) -> bool {
-        self.status.closing.set(()).is_ok()
+        let first = self.status.closing.set(()).is_ok();
+        self.closed.notify_waiters();
+        first
+    }
+
+    /// Waits until the node takes no more commands.
+    pub(crate) async fn closing(&self) {
+        loop {
+            let mut closed = std::pin::pin!(self.closed.notified());
+            closed.as_mut().enable();
+            if self.refusal().is_some() {
+                return;
+            }
+            closed.await;
+        }
     }
 
     /// The journal stopped for good: take no more commands, and tell the node's actor.
@@ -200,6 +217,7 @@ impl Shared {
         // A journal that is closed because the node shuts down has not failed.
         if self.status.closing.get().is_none() && self.status.failed.set(cause.into()).is_ok() {
             tracing::error!(cause, "the journal stopped for good, and so does the node");
+            self.closed.notify_waiters();
             self.failing.notify_one();
         }
     }

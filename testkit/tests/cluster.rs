@@ -14,20 +14,13 @@ fn is_liveness(violation: &impl std::fmt::Display) -> bool {
 #[test]
 fn the_invariants_hold() {
     let mut sum = Report::default();
-    let mut stuck = Vec::new();
     for seed in 0..100 {
         let report = cluster::run(seed, None, false);
-        match &report.violation {
-            Some(violation) if is_liveness(violation) => stuck.push(seed),
-            Some(violation) => {
-                panic!("{violation}\nsim --scenario journal --seed {seed} --seeds 1 --trace")
-            }
-            None => {}
+        if let Some(violation) = &report.violation {
+            panic!("{violation}\nsim --scenario journal --seed {seed} --seeds 1 --trace");
         }
         sum.add(&report);
     }
-    // Known and open: about one run in a hundred does not come back by itself after it heals.
-    assert!(stuck.len() <= 6, "these seeds do not serve again in time: {stuck:?}");
     println!("{sum:?}");
     assert!(sum.acked > 3_000 && sum.checked > 10_000, "{sum:?}");
     for kind in ["crash", "kill", "cut", "freeze", "disk_replaced", "frames_lost"] {

@@ -104,6 +104,7 @@ impl Intake {
     }
 
     /// Whether the last chunk was taken.
+    #[cfg(feature = "contract")]
     pub(crate) fn is_complete(&self) -> bool {
         self.place == Place::End
     }
