@@ -6,11 +6,6 @@ use clap::Parser;
 use orders::{certs, demo};
 use tracing_subscriber::EnvFilter;
 
-/// The journal makes many small buffers that one thread allocates and another one frees. The C
-/// library's allocator costs a quarter of the throughput of a busy cluster.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Orders over HTTP, each a durable entity. No database.
 #[derive(Parser)]
 #[command(version)]

@@ -42,11 +42,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use cli::{Benchmark, Child, Cli};
 use run::{Failure, Run};
 
-/// The journal makes many small buffers that one thread allocates and another one frees. The C
-/// library's allocator costs a quarter of the throughput of a busy cluster.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match start(cli) {

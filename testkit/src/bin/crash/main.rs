@@ -44,11 +44,6 @@ use cli::{Args, Mode, Target, Worker};
 /// Whatever ends the program early.
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// The journal makes many small buffers that one thread allocates and another one frees. The C
-/// library's allocator costs a quarter of the throughput of a busy cluster.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.mode {
