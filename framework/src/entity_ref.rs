@@ -293,19 +293,20 @@ impl<E: EventSourced> Routed<E> {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            self.kind.shared.check_open().map_err(|closed| trail.last(closed))?;
-            match trail.failed(self.tried, error.clone()) {
+            let (at, after) = match trail.failed(self.tried, error.clone()) {
                 Next::Failed(error) => return Err(error),
-                Next::Again { after, .. } if Instant::now() + after >= self.deadline => {
-                    return Err(trail.last(error));
-                }
-                Next::Again { at, after } => {
-                    self.named = at;
-                    self.router.learn(self.shard, at);
-                    if !after.is_zero() {
-                        sleep(after).await;
-                    }
-                }
+                Next::Again { at, after } => (at, after),
+            };
+            if let Some(closed) = self.kind.shared.refusal() {
+                return Err(trail.last(closed));
+            }
+            if Instant::now() + after >= self.deadline {
+                return Err(trail.last(error));
+            }
+            self.named = at;
+            self.router.learn(self.shard, at);
+            if !after.is_zero() {
+                sleep(after).await;
             }
         }
     }

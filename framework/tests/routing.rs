@@ -160,6 +160,25 @@ async fn without_a_request_id_the_caller_hears_that_it_is_not_known() {
     three.finish().await;
 }
 
+/// Cause: a node that shut down told its callers so, whatever had become of their commands elsewhere.
+/// Consequence: they were told that nothing had happened, where a write may have been committed. Fix:
+/// what a try may have done is looked at first.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_hide_that_a_command_may_have_been_carried_out() {
+    let three = Three::led().await;
+    three.views[0].mute_writes();
+    let ask = account(&three.nodes[2], "a").ask(Add { by: 5 });
+    let ask = tokio::spawn(ask.request_id(request("r")).into_future());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let leaving = three.nodes[2].clone();
+    let leaving = tokio::spawn(async move { leaving.shutdown().await });
+    three.elect(1).await;
+    let error = ask.await.unwrap().unwrap_err();
+    assert_eq!(error.effect(), TookEffect::Unknown, "{error}");
+    leaving.await.unwrap();
+    three.finish().await;
+}
+
 /// A leader that cannot be reached is not the end: the others may know, or soon have, another one.
 #[tokio::test(start_paused = true)]
 async fn a_cut_wire_is_waited_out() {

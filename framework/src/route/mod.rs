@@ -37,6 +37,9 @@ pub(crate) use self::trail::{Next, Trail};
 use self::wire::{Ask, Frame, Refusal};
 use crate::{delivery::Away, error::AskError, intent::Options};
 
+/// Commands to other nodes that wait for their answers at once. More are refused.
+const MAX_WAITING: usize = 1 << 18;
+
 /// A command of another node's caller.
 pub(crate) struct Arrived {
     pub(crate) entity: EntityId,
@@ -163,7 +166,13 @@ impl Router {
         let unavailable = |why: String| AskError::Unavailable { shard, reason: why };
         let frame = Frame::Ask(ask).encode().map_err(unavailable)?;
         let (tell, answer) = oneshot::channel();
-        self.lock().insert(id, (to, tell));
+        {
+            let mut waiting = self.lock();
+            if waiting.len() >= MAX_WAITING {
+                return Err(AskError::NodeBusy { open: waiting.len() as u64 });
+            }
+            waiting.insert(id, (to, tell));
+        }
         let _forget = Forget { router: self, id };
         if let Err(error) = self.transport.send(to, Channel::Entities, Class::Data, frame) {
             return Err(unavailable(format!("node {to}: {error}")));
