@@ -83,6 +83,9 @@ async fn take(
 async fn answer(replica: &Replica, request: &Inbound, call: Call) -> Answer {
     let raft = &replica.raft;
     match call {
+        Call::Vote(_) | Call::PreVote(_) if replica.is_bound() => {
+            Answer::Refused("it was just restarted, and a leader may count on it".into())
+        }
         Call::Vote(vote) => match raft.vote(vote).await {
             Ok(response) => Answer::Vote(response),
             Err(error) => Answer::Refused(error.to_string()),

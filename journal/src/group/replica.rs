@@ -20,7 +20,7 @@ use super::{
     propose::{Gate, Proposals},
     status::{GroupStatus, Role, Timing},
     store::Store,
-    types::{Group, Raft, members, raft_config},
+    types::{Group, Raft, members, raft_config, stored_membership},
     wire::{Answer, Call},
 };
 use crate::{
@@ -41,6 +41,8 @@ pub(crate) struct Replica {
     pub(crate) timing: Timing,
     /// A checkpoint that is being received.
     pub(crate) receiving: Receiving,
+    /// Before this, no vote is given, and none is asked for: see [`bound`].
+    bound_until: Instant,
     hub: Arc<Hub>,
 }
 
@@ -54,6 +56,17 @@ pub(crate) struct Parts {
     pub(crate) timing: Timing,
 }
 
+/// Whether a leader may count on this replica that it heard of before its process was restarted. A leader
+/// that was answered reads without asking for as long as its lease runs, on the word of those who
+/// answered that they elect nobody else meanwhile. They must keep it over a restart; as it is not on
+/// disk, everybody who votes with others and has a vote on disk waits for one lease.
+fn bound(log: &GroupLog) -> bool {
+    let state = log.state();
+    let voters = stored_membership(&state.membership)
+        .map_or(usize::MAX, |stored| stored.membership().voter_ids().count());
+    state.vote.is_some() && voters != 1
+}
+
 impl Replica {
     async fn new(parts: Parts) -> Result<Arc<Self>, ActorProcessingErr> {
         let Parts { log, peers, proposals, hub, timing } = parts;
@@ -63,9 +76,32 @@ impl Replica {
         let me = peers.me().to_u64();
         let store = Store::new(log.clone(), proposals.clone());
         let machine = Machine::new(log.clone());
-        let raft = Raft::new(me, raft_config(timing)?, network, store, machine).await?;
+        let bound = bound(&log);
+        let lease = Duration::from_millis(timing.election_max_ms);
+        let bound_until = if bound { Instant::now() + lease } else { Instant::now() };
+        let raft = Raft::new(me, raft_config(timing, !bound)?, network, store, machine).await?;
         let receiving = Receiving::default();
-        Ok(Arc::new(Self { shard, raft, log, peers, proposals, timing, receiving, hub }))
+        Ok(Arc::new(Self {
+            shard,
+            raft,
+            log,
+            peers,
+            proposals,
+            timing,
+            receiving,
+            bound_until,
+            hub,
+        }))
+    }
+
+    /// See [`bound`].
+    pub(crate) fn is_bound(&self) -> bool {
+        Instant::now() < self.bound_until
+    }
+
+    async fn stand_when_unbound(self: Arc<Self>) {
+        tokio::time::sleep_until(self.bound_until).await;
+        self.raft.runtime_config().elect(true);
     }
 
     pub(crate) fn me(&self) -> Member {
@@ -335,6 +371,7 @@ impl Actor for ReplicaActor {
         });
         let tasks = vec![
             watch.abort_handle(),
+            tokio::spawn(replica.clone().stand_when_unbound()).abort_handle(),
             tokio::spawn(inbound::serve(replica.clone(), requests)).abort_handle(),
             tokio::spawn(replica.proposals.clone().run(replica.raft.clone())).abort_handle(),
         ];

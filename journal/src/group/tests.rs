@@ -9,7 +9,13 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::{Replication, journal::LogJournal};
+use super::{
+    Replication, Timing,
+    journal::LogJournal,
+    peers::Peers,
+    types::RaftVote,
+    wire::{Answer, Call},
+};
 use crate::{
     Ack, AppendBatch, EntityId, Env, Journal, JournalError, LogConfig, NewEvent, Ownership,
     ReplayRange, Seq, ShardId, Term, Timestamp,
@@ -232,5 +238,44 @@ async fn leadership_is_handed_over_and_members_change() {
     assert_eq!(second.group(SHARD).voters, voters);
     cluster.nodes[3].barrier(SHARD).await.expect("a voter");
     assert_eq!(payloads(&cluster.nodes[3]).await, ["a", "b"]);
+    cluster.end().await;
+}
+
+/// Cause: a follower that was restarted within a leader's lease voted at once, having forgotten that it
+/// had answered that leader. Consequence: the leader, cut off from the others, went on answering reads
+/// under its lease while the next one was writing: stale reads, in 12 of 50 000 simulated runs. Fix:
+/// whoever may have promised anything gives no vote, and asks for none, for one lease after its start.
+#[tokio::test]
+async fn a_replica_keeps_its_word_over_a_restart() {
+    let mut cluster = Cluster::of_three().await;
+    let owner = cluster.owner().await;
+    owner.claim(SHARD).await.expect("claims");
+    let place = cluster.nodes.iter().position(|node| !Arc::ptr_eq(node, &owner)).expect("one");
+    let me = member(place as u32 + 1);
+    cluster.nodes[place].shutdown().await;
+
+    let mut replication = Replication::new(Arc::new(Port { me, net: cluster.net.clone() }));
+    replication.timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 2_000 };
+    let mut config = LogConfig::new(cluster._dirs[place].path());
+    config.shards = 1;
+    config.segment_bytes = 1 << 20;
+    let again = LogJournal::open_replicated(config, Env::production(), replication).await;
+    cluster.nodes[place] = again.expect("opens");
+
+    let (asker, _wanted) =
+        Peers::new(Arc::new(Port { me: member(9), net: cluster.net.clone() }), 1);
+    let vote = RaftVote::new(99, 9);
+    let ask = Call::PreVote(openraft::raft::VoteRequest::new(vote, None));
+    let mut refused = 0;
+    loop {
+        let patience = Duration::from_secs(1);
+        match asker.call(me, SHARD, Class::Control, &ask, patience).await {
+            Ok(Answer::Refused(_)) => refused += 1,
+            Ok(Answer::Vote(_)) => break,
+            other => tracing::debug!(?other, "it is not up yet"),
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(refused > 0, "it voted at once");
     cluster.end().await;
 }

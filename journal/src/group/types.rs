@@ -190,8 +190,11 @@ pub(crate) fn members(ids: impl IntoIterator<Item = u64>) -> BTreeSet<Member> {
     ids.into_iter().map(Member::from_u64).collect()
 }
 
-/// How openraft is set up.
-pub(crate) fn raft_config(timing: super::Timing) -> Result<Arc<openraft::Config>, String> {
+/// How openraft is set up; with `elect` it may stand for election from the start.
+pub(crate) fn raft_config(
+    timing: super::Timing,
+    elect: bool,
+) -> Result<Arc<openraft::Config>, String> {
     let config = openraft::Config {
         cluster_name: "duractor".into(),
         heartbeat_interval: timing.heartbeat_ms,
@@ -207,6 +210,7 @@ pub(crate) fn raft_config(timing: super::Timing) -> Result<Arc<openraft::Config>
         replication_lag_threshold: u64::MAX,
         install_snapshot_timeout: 3_600_000,
         enable_pre_vote: Some(true),
+        enable_elect: elect,
         // A leader that restarts must be elected anew: entries that it sent before its own fsync may
         // have been committed by others, and it would write other ones under the same term.
         enable_leader_restore: Some(leader_restore()),
