@@ -61,8 +61,7 @@ impl<E: EventSourced> EntityRef<E> {
         if self.kind.owns(shard) {
             return Some(router.me().node);
         }
-        let believed = shared.shard(shard).and_then(|shard| shard.hold.believed());
-        believed.or_else(|| router.known(shard)).map(|member| member.node)
+        self.kind.believed(shard).or_else(|| router.known(shard)).map(|member| member.node)
     }
 
     /// Sends a command and waits for the reply: `entity.ask(Add { by: 2 }).await?`.
@@ -329,7 +328,7 @@ impl<E: EventSourced> Routed<E> {
             let sent = offer(&self.kind, &self.id, command, self.options.clone());
             return self.here::<C>(sent).await;
         }
-        let believed = self.kind.shared.shard(self.shard).and_then(|shard| shard.hold.believed());
+        let believed = self.kind.believed(self.shard);
         let target = self.router.target(self.shard, self.named.take(), believed, self.tried);
         let Some(to) = target else {
             self.tried = None;

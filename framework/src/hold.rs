@@ -20,7 +20,6 @@
 
 use std::{
     mem,
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -33,7 +32,7 @@ use std::{
 use duractor_journal::{JournalError, Member, ShardId, Term};
 use tokio::sync::Notify;
 
-use crate::error::AskError;
+use crate::{error::AskError, task::until};
 
 /// This node's part in a shard.
 pub(crate) struct Hold {
@@ -162,15 +161,7 @@ impl Hold {
 
     /// Waits until this node owns the shard, or does not.
     pub(crate) async fn tenure(&self) -> Result<Tenure, AskError> {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            // Before looking, so that no change between the look and the wait is missed.
-            changed.as_mut().enable();
-            if let Some(tenure) = self.now() {
-                return tenure;
-            }
-            changed.await;
-        }
+        until(&self.changed, || self.now()).await
     }
 
     /// `None` while the shard is being claimed.
@@ -188,26 +179,12 @@ impl Hold {
 
     /// Waits until this node owns the shard, and says under which epoch.
     pub(crate) async fn held(&self) -> Term {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if let Some(epoch) = self.epoch() {
-                return epoch;
-            }
-            changed.await;
-        }
+        until(&self.changed, || self.epoch()).await
     }
 
     /// Waits until this node does not own the shard under this epoch.
     pub(crate) async fn lost(&self, epoch: Term) {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if !self.is_held(epoch) {
-                return;
-            }
-            changed.await;
-        }
+        until(&self.changed, || (!self.is_held(epoch)).then_some(())).await;
     }
 
     /// Whether incarnations of this epoch should have heard what became of their writes by now.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use duractor_journal::{EntityId, ShardId};
+use duractor_journal::{EntityId, Member, ShardId};
 
 use crate::{
     commands::{Raw, door},
@@ -36,6 +36,11 @@ impl<E: EventSourced> Kind<E> {
     /// Whether this node runs the shard's entities, or is about to.
     pub(crate) fn owns(&self, shard: ShardId) -> bool {
         self.shared.shard(shard).is_some_and(|shard| shard.hold.check().is_ok())
+    }
+
+    /// Who leads the shard, as far as this node's replica of it knows.
+    pub(crate) fn believed(&self, shard: ShardId) -> Option<Member> {
+        self.shared.shard(shard).and_then(|shard| shard.hold.believed())
     }
 
     fn slot(self: &Arc<Self>, id: &EntityId) -> Arc<Slot<E>> {

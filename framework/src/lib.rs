@@ -136,6 +136,7 @@ mod entity;
 mod entity_ref;
 mod error;
 mod follow;
+mod frames;
 mod history;
 mod hold;
 mod idle;

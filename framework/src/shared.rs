@@ -24,6 +24,7 @@ use crate::{
     ledger::Ledger,
     replica::Replicas,
     route::{Arrived, Router},
+    task::until,
 };
 
 /// How long commands wait for the claim of a shard that this node leads.
@@ -202,14 +203,7 @@ impl Shared {
 
     /// Waits until the node takes no more commands.
     pub(crate) async fn closing(&self) {
-        loop {
-            let mut closed = std::pin::pin!(self.closed.notified());
-            closed.as_mut().enable();
-            if self.refusal().is_some() {
-                return;
-            }
-            closed.await;
-        }
+        until(&self.closed, || self.refusal().map(drop)).await;
     }
 
     /// The journal stopped for good: take no more commands, and tell the node's actor.
@@ -275,16 +269,7 @@ impl Shared {
     /// Waits until no entity is in memory and no task works for one. False where that took longer
     /// than `limit`.
     pub(crate) async fn quiet(&self, limit: Duration) -> bool {
-        let quiet = async {
-            loop {
-                let mut woken = std::pin::pin!(self.quiet.notified());
-                woken.as_mut().enable();
-                if self.busy.load(SeqCst) == 0 {
-                    return;
-                }
-                woken.await;
-            }
-        };
+        let quiet = until(&self.quiet, || (self.busy.load(SeqCst) == 0).then_some(()));
         tokio::time::timeout(limit, quiet).await.is_ok()
     }
 }

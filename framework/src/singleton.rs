@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{EntityId, ShardId, Term};
+use duractor_journal::{EntityId, Term};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep};
 
@@ -21,6 +21,7 @@ use crate::{
     entity::EventSourced,
     entity_ref::EntityRef,
     error::NodeError,
+    hold::Hold,
     intent::{SideError, panic_text},
     shared::Shared,
     task::AbortOnDrop,
@@ -86,7 +87,9 @@ impl Singleton {
     /// Whether the node still owns the singleton's shard, as far as it knows.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.shared.upgrade().is_some_and(|shared| holds(&shared, &self.id, self.token))
+        self.shared.upgrade().is_some_and(|shared| {
+            hold(&shared, &self.id).is_some_and(|hold| hold.is_held(self.token))
+        })
     }
 
     /// Waits until the node shuts down: the time to finish. Where the shard is lost, the task is
@@ -107,26 +110,23 @@ impl Singleton {
     }
 }
 
-fn shard_of(shared: &Shared, id: &EntityId) -> ShardId {
-    id.shard(shared.journal.shards())
-}
-
-fn holds(shared: &Shared, id: &EntityId, token: Term) -> bool {
-    shared.shard(shard_of(shared, id)).is_some_and(|shard| shard.hold.is_held(token))
+/// This node's part in a singleton's shard. `None` before the node has started.
+fn hold<'a>(shared: &'a Shared, id: &EntityId) -> Option<&'a Hold> {
+    shared.shard(id.shard(shared.journal.shards())).map(|shard| &shard.hold)
 }
 
 /// Runs a singleton whenever this node owns its shard, until the node shuts down.
 pub(crate) async fn keep(shared: Arc<Shared>, plan: Plan) {
     let mut wait = RESTART_MIN;
-    let Some(shard) = shared.shard(shard_of(&shared, &plan.id)) else { return };
+    let Some(hold) = hold(&shared, &plan.id) else { return };
     loop {
         let token = tokio::select! {
             biased;
             () = shared.closing() => return,
-            token = shard.hold.held() => token,
+            token = hold.held() => token,
         };
         let began = Instant::now();
-        let ended = once(&shared, &plan, token).await;
+        let ended = once(&shared, hold, &plan, token).await;
         let name = plan.name();
         match ended {
             Ended::Closing => return,
@@ -160,13 +160,12 @@ enum Ended {
 }
 
 /// One run.
-async fn once(shared: &Arc<Shared>, plan: &Plan, token: Term) -> Ended {
+async fn once(shared: &Arc<Shared>, hold: &Hold, plan: &Plan, token: Term) -> Ended {
     let (id, kinds) = (plan.id.clone(), shared.kinds.get().cloned().unwrap_or_default());
-    let Some(shard) = shared.shard(shard_of(shared, &id)) else { return Ended::Closing };
     let singleton = Singleton { id, token, shared: Arc::downgrade(shared), kinds };
     tracing::info!(name = plan.name(), token = token.0, "a singleton starts");
     let (run, counted) = (plan.run.clone(), Counted::begin(shared));
-    let task = tokio::spawn(async move {
+    let mut task = tokio::spawn(async move {
         let _counted = counted;
         let ran = AssertUnwindSafe(async move { run(singleton).await }).catch_unwind().await;
         match ran {
@@ -176,10 +175,9 @@ async fn once(shared: &Arc<Shared>, plan: &Plan, token: Term) -> Ended {
         }
     });
     let _ends_with_this = AbortOnDrop::new(&task);
-    let mut task = task;
     tokio::select! {
         biased;
-        () = shard.hold.lost(token) => Ended::Lost,
+        () = hold.lost(token) => Ended::Lost,
         ended = &mut task => ended.unwrap_or_else(|error| Ended::Failed(error.to_string())),
         // It hears of it, too, and has the time of the shutdown to finish.
         () = shared.closing() => {

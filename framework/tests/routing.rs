@@ -82,6 +82,9 @@ async fn refusals_come_back_as_they_are() {
             if (expected, actual) == (seq(5), seq(0))),
         "{error}"
     );
+    away.ask(Add { by: 1 }).request_id(request("r")).await.unwrap();
+    let error = away.ask(AddMany { each: vec![1] }).request_id(request("r")).await.unwrap_err();
+    assert!(matches!(error, AskError::RequestIdReused(_)), "{error}");
     let error = away.ask(Panic {}).await.unwrap_err();
     assert!(matches!(error, AskError::Crashed { .. }), "{error}");
     let error = away.ask(NotTaken).await.unwrap_err();

@@ -100,6 +100,7 @@ impl From<AskError> for ApiError {
             | AskError::NodeFailed { .. }
             | AskError::Unavailable { .. }
             | AskError::Aborted { .. }
+            | AskError::Remote { .. }
             | AskError::Journal(_) => Self::new(unavailable, "unavailable", error.to_string()),
             AskError::RequestIdReused(_) => {
                 let text = "the Idempotency-Key was used before for another kind of request";

@@ -25,6 +25,7 @@ use super::{
     receivers::Receivers,
     wire::{Head, Kind, RECORD_HEAD, Token},
 };
+use crate::task::until;
 
 /// Where a link is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,14 +241,7 @@ impl Link {
 
     /// Waits until the link has ended.
     pub(crate) async fn ended(&self) {
-        loop {
-            let mut over = std::pin::pin!(self.over.notified());
-            over.as_mut().enable();
-            if self.is(Phase::Ended) {
-                return;
-            }
-            over.await;
-        }
+        until(&self.over, || self.is(Phase::Ended).then_some(())).await;
     }
 }
 

@@ -1,10 +1,12 @@
-//! Frames on [`Channel::Snapshots`](duractor_journal::transport::Channel::Snapshots): a byte for the
-//! version of the protocol, a byte for what it is, and the fields in postcard.
+//! Frames on [`Channel::Snapshots`](duractor_journal::transport::Channel::Snapshots), as
+//! [`frames`](crate::frames) has them.
 
 use bytes::Bytes;
 use duractor_journal::{EntityId, Seq, Timestamp};
 use duractor_snapshot::Snapshot;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
+
+use crate::frames::{open, pack, unpack};
 
 const VERSION: u8 = 1;
 
@@ -65,22 +67,22 @@ fn entity(kind: &str, key: &str) -> Result<EntityId, String> {
 impl Frame {
     pub(super) fn encode(&self) -> Result<Bytes, String> {
         match self {
-            Frame::Save { id, keep, snapshot } => pack(1, &(id, keep, Image::from(snapshot))),
-            Frame::Saved { id, oldest } => pack(2, &(id, oldest.0)),
-            Frame::Fetch { id, entity, least } => {
-                pack(3, &(id, entity.kind(), entity.key(), least.0))
+            Frame::Save { id, keep, snapshot } => {
+                pack(VERSION, 1, &(id, keep, Image::from(snapshot)))
             }
-            Frame::Fetched { id, snapshot } => pack(4, &(id, snapshot.as_ref().map(Image::from))),
+            Frame::Saved { id, oldest } => pack(VERSION, 2, &(id, oldest.0)),
+            Frame::Fetch { id, entity, least } => {
+                pack(VERSION, 3, &(id, entity.kind(), entity.key(), least.0))
+            }
+            Frame::Fetched { id, snapshot } => {
+                pack(VERSION, 4, &(id, snapshot.as_ref().map(Image::from)))
+            }
         }
     }
 
     /// What went wrong is for the log.
     pub(super) fn decode(frame: &[u8]) -> Result<Self, String> {
-        let (&[version, what], fields) =
-            frame.split_first_chunk().ok_or_else(|| "it is too short".to_owned())?;
-        if version != VERSION {
-            return Err(format!("its version is {version}, and {VERSION} is spoken here"));
-        }
+        let (what, fields) = open(VERSION, frame)?;
         Ok(match what {
             1 => {
                 let (id, keep, image) = unpack::<(u64, u32, Image)>(fields)?;
@@ -100,19 +102,6 @@ impl Frame {
             }
             what => return Err(format!("nobody knows kind {what}")),
         })
-    }
-}
-
-fn pack(what: u8, fields: &impl Serialize) -> Result<Bytes, String> {
-    let frame = postcard::to_extend(fields, vec![VERSION, what]);
-    frame.map(Bytes::from).map_err(|error| error.to_string())
-}
-
-fn unpack<T: DeserializeOwned>(fields: &[u8]) -> Result<T, String> {
-    match postcard::take_from_bytes(fields) {
-        Ok((fields, [])) => Ok(fields),
-        Ok(_) => Err("it is too long".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

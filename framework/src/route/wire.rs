@@ -1,14 +1,18 @@
-//! Frames on [`Channel::Entities`](duractor_journal::transport::Channel::Entities): a byte for the
-//! version of the protocol, a byte for what it is, and the fields in postcard.
+//! Frames on [`Channel::Entities`](duractor_journal::transport::Channel::Entities), as
+//! [`frames`](crate::frames) has them.
 //!
 //! A command travels under its stable name and version, as its bytes, so that nodes of two releases
 //! can talk; and an error as what it tells a caller, not as the type that it is.
 
 use bytes::Bytes;
 use duractor_journal::{Effect, EntityId, Member, RequestId, Seq};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-use crate::error::AskError;
+use crate::{
+    codec::CodecError,
+    error::AskError,
+    frames::{open, pack, unpack},
+};
 
 const VERSION: u8 = 1;
 /// The longest text of an error on the way, in bytes: it is for people.
@@ -54,6 +58,7 @@ pub(super) enum Refusal {
     Unavailable(String),
     Lost,
     Other { unknown: bool, text: String },
+    RequestIdReused { expected: String, found: String },
 }
 
 fn short(text: impl ToString) -> String {
@@ -86,6 +91,10 @@ impl From<&AskError> for Refusal {
                 Refusal::Unavailable(short(error))
             }
             AskError::Lost { .. } => Refusal::Lost,
+            AskError::RequestIdReused(CodecError::OtherReply { expected, found }) => {
+                let (expected, found) = (short(expected), short(found));
+                Refusal::RequestIdReused { expected, found }
+            }
             other => {
                 Refusal::Other { unknown: other.effect() == Effect::Unknown, text: short(other) }
             }
@@ -128,6 +137,9 @@ impl Refusal {
                 AskError::Unavailable { shard, reason: node_says(reason) }
             }
             Refusal::Lost => AskError::Lost { entity },
+            Refusal::RequestIdReused { expected, found } => {
+                AskError::RequestIdReused(CodecError::OtherReply { expected, found })
+            }
             Refusal::Other { unknown, text } => {
                 let effect = if unknown { Effect::Unknown } else { Effect::None };
                 AskError::Remote { node, error: text, effect }
@@ -148,18 +160,14 @@ impl Ask {
 impl Frame {
     pub(super) fn encode(&self) -> Result<Bytes, String> {
         match self {
-            Frame::Ask(ask) => pack(1, ask),
-            Frame::Answer { id, answer } => pack(2, &(id, answer)),
+            Frame::Ask(ask) => pack(VERSION, 1, ask),
+            Frame::Answer { id, answer } => pack(VERSION, 2, &(id, answer)),
         }
     }
 
     /// What went wrong is for the log.
     pub(super) fn decode(frame: &[u8]) -> Result<Self, String> {
-        let (&[version, what], fields) =
-            frame.split_first_chunk().ok_or_else(|| "it is too short".to_owned())?;
-        if version != VERSION {
-            return Err(format!("its version is {version}, and {VERSION} is spoken here"));
-        }
+        let (what, fields) = open(VERSION, frame)?;
         Ok(match what {
             1 => Frame::Ask(unpack(fields)?),
             2 => {
@@ -168,19 +176,6 @@ impl Frame {
             }
             what => return Err(format!("nobody knows kind {what}")),
         })
-    }
-}
-
-fn pack(what: u8, fields: &impl Serialize) -> Result<Bytes, String> {
-    let frame = postcard::to_extend(fields, vec![VERSION, what]);
-    frame.map(Bytes::from).map_err(|error| error.to_string())
-}
-
-fn unpack<T: DeserializeOwned>(fields: &[u8]) -> Result<T, String> {
-    match postcard::take_from_bytes(fields) {
-        Ok((fields, [])) => Ok(fields),
-        Ok(_) => Err("it is too long".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -37,6 +37,16 @@ impl Store {
     pub(crate) fn new(log: GroupLog, proposals: Arc<Proposals>) -> Self {
         Self { log, proposals }
     }
+
+    /// As many of these entries as one message holds. What a log that failed never took is not there,
+    /// and that is an error: were it nothing, the engine would believe that it was applied.
+    async fn read(&self, from: u64, to: u64) -> Result<Vec<RaftEntry>, io::Error> {
+        let entries = self.log.read(from, to, READ_BYTES).await.map_err(to_io)?;
+        if entries.is_empty() {
+            self.log.check_open().map_err(to_io)?;
+        }
+        to_entries(entries)
+    }
 }
 
 pub(crate) fn to_io(error: JournalError) -> io::Error {
@@ -61,15 +71,10 @@ impl RaftLogReader<Group> for Store {
         let (mut from, to) = bounds(&range);
         let mut all = Vec::new();
         while from < to {
-            let entries = self.log.read(from, to, READ_BYTES).await.map_err(to_io)?;
-            let Some(last) = entries.last() else {
-                // What a log that failed never took is not there to be applied: to say that there
-                // is nothing would let the engine believe that it was applied.
-                self.log.check_open().map_err(to_io)?;
-                break;
-            };
-            from = last.id.index + 1;
-            all.extend(to_entries(entries)?);
+            let entries = self.read(from, to).await?;
+            let Some(last) = entries.last() else { break };
+            from = last.log_id.index + 1;
+            all.extend(entries);
         }
         Ok(all)
     }
@@ -79,11 +84,7 @@ impl RaftLogReader<Group> for Store {
         start: u64,
         end: u64,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        let entries = self.log.read(start, end, READ_BYTES).await.map_err(to_io)?;
-        if entries.is_empty() {
-            self.log.check_open().map_err(to_io)?;
-        }
-        to_entries(entries)
+        self.read(start, end).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {

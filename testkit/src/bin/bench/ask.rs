@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use duractor::{EntitySettings, Node};
 use duractor_testkit::Rng;
+use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// Callers that ask, each one thing after the other.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub callers: usize,
     pub entities: usize,

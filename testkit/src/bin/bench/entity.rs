@@ -4,11 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use duractor::{
-    AskError, Command, Context, Effect, EntityRef, EntitySettings, Event, EventSourced, Handle,
-    Node, Persist,
+    Command, Context, Effect, EntityRef, EntitySettings, Event, EventSourced, Handle, Node, Persist,
 };
 use duractor_journal::NewEvent;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -101,12 +100,7 @@ pub(crate) async fn touch(
     entities: impl Iterator<Item = EntityRef<Notes>>,
     callers: usize,
 ) -> Result<(), Failure> {
-    stream::iter(entities)
-        .map(|entity| tokio::spawn(async move { entity.ask(Count).await }))
-        .buffer_unordered(callers)
-        .map(|joined| -> Result<u64, Failure> { Ok(joined??) })
-        .try_for_each(|_| std::future::ready(Ok(())))
-        .await
+    counts(entities, callers).try_for_each(|_| std::future::ready(Ok(()))).await
 }
 
 /// Asks each entity once for its count, so many at a time, and checks the answers.
@@ -116,13 +110,7 @@ pub(crate) async fn ask_each(
     expected: u64,
     answered: impl Fn(),
 ) -> Result<(), Failure> {
-    stream::iter(entities)
-        .map(|entity| tokio::spawn(async move { entity.ask(Count).await }))
-        .buffer_unordered(callers)
-        .map(|joined| -> Result<u64, Failure> {
-            let count: Result<u64, AskError> = joined?;
-            Ok(count?)
-        })
+    counts(entities, callers)
         .try_for_each(|count| {
             answered();
             let checked = if count == expected {
@@ -133,4 +121,15 @@ pub(crate) async fn ask_each(
             std::future::ready(checked)
         })
         .await
+}
+
+/// Each entity's count, as the answers come.
+fn counts(
+    entities: impl Iterator<Item = EntityRef<Notes>>,
+    callers: usize,
+) -> impl Stream<Item = Result<u64, Failure>> {
+    stream::iter(entities)
+        .map(|entity| tokio::spawn(async move { entity.ask(Count).await }))
+        .buffer_unordered(callers)
+        .map(|joined| Ok(joined??))
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    node::{AskLoad, Order},
+    node::Order,
     start::{LEADER, ask, cpu_seconds, start_gathered},
 };
 use crate::{
+    ask::Load,
     cli::Ask,
     latency::Summary,
     report::Row,
@@ -33,7 +34,7 @@ pub(crate) async fn run(run: &Run, args: &Ask) -> Result<(), Failure> {
                 let before = run.probes(EVENT_BYTES, nodes).await?;
                 let bytes = persist.then_some(EVENT_BYTES);
                 let (entities, seconds) = (args.entities, args.seconds);
-                let order = Order::Ask(AskLoad { callers, entities, seconds, bytes });
+                let order = Order::Ask(Load { callers, entities, seconds, bytes });
                 let time = Duration::from_secs_f64(seconds);
                 let cpu = cpu_seconds(&cluster)?;
                 let work = ask::<Summary>(&cluster, node, &order, time + READY);

@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     append::{self, Load},
+    ask,
     entity::Notes,
     latency::Summary,
     load::{self, Events, Log, payload},
@@ -47,19 +48,9 @@ pub(crate) enum Order {
     /// Host entities on this node's journal.
     Host { callers: usize },
     /// Ask entities from here, wherever they run: answered with a [`Summary`].
-    Ask(AskLoad),
+    Ask(ask::Load),
     /// Write one event under a request id, if this node leads.
     Write { entity: usize, request: String, event_bytes: usize },
-}
-
-/// Callers that ask entities.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct AskLoad {
-    pub callers: usize,
-    pub entities: usize,
-    pub seconds: f64,
-    /// Bytes of the event that a command persists; none for reads.
-    pub bytes: Option<usize>,
 }
 
 /// What was read.
@@ -137,7 +128,7 @@ impl Worker {
             Order::Ask(load) => {
                 let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let host = host.ok_or("this node hosts no entities")?;
-                serde_json::to_value(crate::ask::Load::from(load).run(&host).await?.calls)?
+                serde_json::to_value(load.run(&host).await?.calls)?
             }
             Order::Write { entity, request, event_bytes } => {
                 let event = NewEvent::new("noted", 1, payload(event_bytes));
@@ -161,12 +152,6 @@ impl Worker {
             });
         }
         Ok(())
-    }
-}
-
-impl From<AskLoad> for crate::ask::Load {
-    fn from(AskLoad { callers, entities, seconds, bytes }: AskLoad) -> Self {
-        Self { callers, entities, seconds, bytes }
     }
 }
 
