@@ -21,6 +21,8 @@ pub enum Planted {
     AckBeforeFsync,
     /// A vote is given before it is durable.
     VoteNotSynced,
+    /// A replica that was restarted votes at once, whatever it answered a leader before.
+    PromiseForgotten,
     /// Reads at a leader ask neither its lease nor a quorum.
     StaleLeaderRead,
     /// A leader that restarts goes on leading its old term.

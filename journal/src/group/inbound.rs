@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use openraft::{
-    ReadPolicy,
-    raft::{AppendEntriesRequest, TransferLeaderRequest},
-};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
 use tokio::sync::mpsc;
 
 use super::{
@@ -102,8 +99,8 @@ async fn answer(replica: &Replica, request: &Inbound, call: Call) -> Answer {
                 Err(error) => Answer::Refused(error.to_string()),
             }
         }
-        Call::ReadIndex => match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-            Ok((read, _)) => Answer::ReadIndex(Some(*read.log_id())),
+        Call::ReadIndex => match replica.leader_read().await {
+            Ok(read) => Answer::ReadIndex(Some(*read.read_log_id().log_id())),
             Err(error) => Answer::Refused(error.to_string()),
         },
         Call::CheckpointBegin { vote, at, epoch, members } => {

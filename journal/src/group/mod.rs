@@ -9,6 +9,7 @@
 //! | `types.rs` | openraft's types for us, and ours for it |
 //! | `wire.rs` | messages between replicas, as bytes |
 //! | `peers.rs` | requests and answers over the transport |
+//! | `lease.rs` | for how long a leader may count on being the only one |
 //! | `network.rs` | openraft's network: entries in a pipeline, votes, transfers |
 //! | `checkpoint.rs` | a shard's image on its way to another replica |
 //! | `store.rs` | openraft's log: the group's part of the node's log |
@@ -29,6 +30,7 @@ pub(crate) mod types;
 
 pub(crate) mod wire;
 
+pub(crate) mod lease;
 pub(crate) mod peers;
 pub(crate) mod propose;
 

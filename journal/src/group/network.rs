@@ -17,6 +17,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     checkpoint::{self, Content},
+    lease::Lease,
     peers::{AppendStream, Peers, StreamEvent},
     types::{Group, RaftLogId, RaftVote},
     wire::{Answer, Call},
@@ -43,6 +44,8 @@ pub(crate) struct Network {
     pub(crate) shard: ShardId,
     /// No answer for so long means that the other is not there.
     pub(crate) patience: Duration,
+    /// Hears of what is answered.
+    pub(crate) lease: Arc<Lease>,
 }
 
 impl RaftNetworkFactory<Group> for Network {
@@ -53,6 +56,7 @@ impl RaftNetworkFactory<Group> for Network {
             peers: self.peers.clone(),
             shard: self.shard,
             patience: self.patience,
+            lease: self.lease.clone(),
             to: Member::from_u64(target),
         }
     }
@@ -63,6 +67,7 @@ pub(crate) struct Link {
     peers: Arc<Peers>,
     shard: ShardId,
     patience: Duration,
+    lease: Arc<Lease>,
     to: Member,
 }
 
@@ -96,17 +101,22 @@ impl RaftNetworkV2<Group> for Link {
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<Group>, Failure> {
         let (mut stream, mut events) = self.peers.open_stream(self.to, self.shard);
+        let sent = UnderWay { seq: 0, term: term(&request), since: Instant::now() };
         stream.send(&request, Class::Control).map_err(unreachable)?;
-        match tokio::time::timeout(self.patience, events.recv()).await {
-            Ok(Some(StreamEvent::Appended(_, Some(result)))) => Ok(match result {
-                Ok(_) => AppendEntriesResponse::Success,
-                Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-                Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
-            }),
-            Ok(Some(StreamEvent::Appended(_, None))) => Err(unreachable("the follower is busy")),
-            Ok(_) => Err(unreachable("the link was lost")),
-            Err(_) => Err(unreachable("no answer in time")),
-        }
+        let answer = match tokio::time::timeout(self.patience, events.recv()).await {
+            Ok(Some(StreamEvent::Appended(_, Some(answer)))) => answer,
+            Ok(Some(StreamEvent::Appended(_, None))) => {
+                return Err(unreachable("the follower is busy"));
+            }
+            Ok(_) => return Err(unreachable("the link was lost")),
+            Err(_) => return Err(unreachable("no answer in time")),
+        };
+        sent.answered(&self.lease, self.to, &answer);
+        Ok(match answer {
+            Ok(_) => AppendEntriesResponse::Success,
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
     }
 
     fn stream_append<'s, S>(
@@ -127,6 +137,8 @@ impl RaftNetworkV2<Group> for Link {
             matched: None,
             held: None,
             patience: self.patience,
+            lease: self.lease.clone(),
+            to: self.to,
             ended: false,
         };
         let answers = futures_util::stream::unfold(pipeline, |mut pipeline| async move {
@@ -188,10 +200,24 @@ impl RaftNetworkV2<Group> for Link {
     }
 }
 
-/// A request under way: its number in the stream, and when it was sent.
+/// A request under way: its number in the stream, who sent it as the leader of which term, and when.
 struct UnderWay {
     seq: u64,
+    term: u64,
     since: Instant,
+}
+
+impl UnderWay {
+    /// Whoever takes entries of a leader, or would if they fitted, knows no other.
+    fn answered(&self, lease: &Lease, by: Member, answer: &StreamAppendResult<Group>) {
+        if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
+            lease.answered(self.term, by.to_u64(), self.since);
+        }
+    }
+}
+
+fn term(request: &AppendEntriesRequest<Group>) -> u64 {
+    request.vote.leader_id.term
 }
 
 /// Requests going out and answers coming in, in the same order.
@@ -208,6 +234,8 @@ struct Pipeline<S> {
     /// A request without entries, and when it is sent if nothing else comes.
     held: Option<(AppendEntriesRequest<Group>, Instant)>,
     patience: Duration,
+    lease: Arc<Lease>,
+    to: Member,
     ended: bool,
 }
 
@@ -274,8 +302,9 @@ impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
     }
 
     fn send(&mut self, request: &AppendEntriesRequest<Group>) -> Result<(), Failure> {
+        let since = Instant::now();
         let seq = self.stream.send(request, Class::Data).map_err(unreachable)?;
-        self.under_way.push_back(UnderWay { seq, since: Instant::now() });
+        self.under_way.push_back(UnderWay { seq, term: term(request), since });
         Ok(())
     }
 
@@ -283,8 +312,11 @@ impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
     fn take_ready(&mut self) -> Option<Result<StreamAppendResult<Group>, Failure>> {
         let oldest = self.under_way.front()?.seq;
         let at = self.ready.iter().position(|(seq, _)| *seq == oldest)?;
-        self.under_way.pop_front();
+        let request = self.under_way.pop_front()?;
         let (_, result) = self.ready.remove(at)?;
+        if let Some(answer) = &result {
+            request.answered(&self.lease, self.to, answer);
+        }
         let answer = match result {
             None => Err(unreachable("the follower is busy")),
             Some(Err(StreamAppendError::Conflict(at))) if Some(at) <= self.matched => {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use openraft::{
-    Instant as _, ReadPolicy, ServerState,
+    ReadPolicy, ServerState,
     async_runtime::watch::WatchReceiver,
     raft::linearizable_read::{Linearizer, ReadLogId},
 };
@@ -14,6 +14,7 @@ use super::{
     checkpoint::Receiving,
     hub::Hub,
     inbound,
+    lease::Lease,
     machine::Machine,
     network::Network,
     peers::Peers,
@@ -39,6 +40,7 @@ pub(crate) struct Replica {
     pub(crate) peers: Arc<Peers>,
     pub(crate) proposals: Arc<Proposals>,
     pub(crate) timing: Timing,
+    lease: Arc<Lease>,
     /// A checkpoint that is being received.
     pub(crate) receiving: Receiving,
     /// Before this, no vote is given, and none is asked for: see [`bound`].
@@ -64,7 +66,9 @@ fn bound(log: &GroupLog) -> bool {
     // A vote that was not synced is hardly ever missed by one who waits: that bug is planted without
     // the wait.
     #[cfg(feature = "planted")]
-    if crate::planted::is(crate::planted::Planted::VoteNotSynced) {
+    if crate::planted::is(crate::planted::Planted::VoteNotSynced)
+        || crate::planted::is(crate::planted::Planted::PromiseForgotten)
+    {
         return false;
     }
     let state = log.state();
@@ -78,13 +82,14 @@ impl Replica {
         let Parts { log, peers, proposals, hub, timing } = parts;
         let shard = log.shard();
         let patience = Duration::from_millis(timing.election_max_ms * 2);
-        let network = Network { peers: peers.clone(), shard, patience };
         let me = peers.me().to_u64();
+        let lease = Arc::new(Lease::new(me, timing));
+        let network = Network { peers: peers.clone(), shard, patience, lease: lease.clone() };
         let store = Store::new(log.clone(), proposals.clone());
         let machine = Machine::new(log.clone());
         let bound = bound(&log);
-        let lease = Duration::from_millis(timing.election_max_ms);
-        let bound_until = if bound { Instant::now() + lease } else { Instant::now() };
+        let promised = Duration::from_millis(if bound { timing.election_max_ms } else { 0 });
+        let bound_until = Instant::now() + promised;
         let raft = Raft::new(me, raft_config(timing, !bound)?, network, store, machine).await?;
         let receiving = Receiving::default();
         Ok(Arc::new(Self {
@@ -94,6 +99,7 @@ impl Replica {
             peers,
             proposals,
             timing,
+            lease,
             receiving,
             bound_until,
             hub,
@@ -161,11 +167,9 @@ impl Replica {
         }
         let caught_up =
             metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
-        let lease = Duration::from_millis(self.timing.election_max_ms);
-        let alone = metrics.membership_config.voter_ids().count() <= 1;
-        let heard =
-            alone || metrics.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < lease);
-        if caught_up && heard {
+        let members = metrics.membership_config.membership();
+        let seen = self.lease.seen_by_quorum(metrics.current_term, members);
+        if caught_up && self.lease.holds(seen) {
             Ownership::Mine { term: Term(metrics.current_term) }
         } else {
             Ownership::Other { leader: None }
@@ -235,7 +239,7 @@ impl Replica {
     pub(crate) async fn barrier(&self) -> Result<Position, JournalError> {
         let status = self.raft.server_metrics().borrow_watched().state;
         let read = if status == ServerState::Leader {
-            self.leader_barrier().await?
+            self.leader_read().await?
         } else {
             let leader = self.raft.current_leader().await.map(Member::from_u64);
             let leader = leader
@@ -260,7 +264,8 @@ impl Replica {
         }
     }
 
-    async fn leader_barrier(&self) -> Result<Linearizer<Group>, JournalError> {
+    /// Where to read at the leader; an error where this replica is not, or nobody says that it still is.
+    pub(crate) async fn leader_read(&self) -> Result<Linearizer<Group>, JournalError> {
         #[cfg(feature = "planted")]
         if crate::planted::is(crate::planted::Planted::StaleLeaderRead) {
             let applied = self.log.state().applied.unwrap_or_default();
@@ -273,29 +278,42 @@ impl Replica {
         }
         // The lease costs nothing; asking a quorum costs a round trip.
         if let Ok(read) = self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await
-            && self.votes().await
+            && self.lease.holds(self.seen_by_quorum(&read).await)
         {
             return Ok(read);
         }
         let patience = Duration::from_millis(self.timing.election_max_ms * 2);
-        let asked =
-            tokio::time::timeout(patience, self.raft.get_read_linearizer(ReadPolicy::ReadIndex));
-        match asked.await {
+        match tokio::time::timeout(patience, self.ask_quorum()).await {
             Ok(Ok(read)) => Ok(read),
-            Ok(Err(error)) => Err(self.unavailable(&error.to_string())),
+            Ok(Err(error)) => Err(self.unavailable(&error)),
             Err(_) => Err(self.unavailable("no quorum answers")),
         }
     }
 
-    /// Whether this replica has a vote, asked of the engine after the lease was looked at. A leader
-    /// that is leaving has none, and then its lease protects nothing: the only voter that stays is
-    /// elected at once, without waiting for it. Seen in simulation as a stale read.
-    async fn votes(&self) -> bool {
-        let me = self.me().to_u64();
+    /// Where to read, once a quorum has seen requests that were sent after this was called.
+    async fn ask_quorum(&self) -> Result<Linearizer<Group>, String> {
+        let since = Instant::now();
+        let asked = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
+        let read = asked.map_err(|error| error.to_string())?;
+        loop {
+            let answered = self.lease.next_answer();
+            if self.seen_by_quorum(&read).await.is_some_and(|at| at >= since) {
+                return Ok(read);
+            }
+            answered.await;
+        }
+    }
+
+    /// See [`Lease::seen_by_quorum`], in the term of a read and with the members of the engine's, asked
+    /// after it. A leader that is leaving has no vote, and then the only voter that stays is elected at
+    /// once, without waiting for anybody: seen in simulation as a stale read.
+    async fn seen_by_quorum(&self, read: &Linearizer<Group>) -> Option<Instant> {
+        // What a leader reads up to is always of its own term.
+        let (lease, term) = (self.lease.clone(), read.read_log_id().committed_leader_id().term);
         let look = move |state: &openraft::RaftState<Group>| {
-            state.membership_state.effective().voter_ids().any(|voter| voter == me)
+            lease.seen_by_quorum(term, state.membership_state.effective().membership())
         };
-        self.raft.with_raft_state(look).await.unwrap_or(false)
+        self.raft.with_raft_state(look).await.ok().flatten()
     }
 
     fn unavailable(&self, reason: &str) -> JournalError {

@@ -23,6 +23,8 @@ pub(crate) enum Trouble {
     CrashLoop,
     /// A voter loses power right after it promised its vote, and is asked again by another.
     TwoVotes,
+    /// A leader is cut off, and the others lose power for a moment.
+    LeaderAlone,
     /// Nodes are cut off, in both directions or in one.
     Cut,
     /// A line is slow.
@@ -50,7 +52,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Trouble; 19] = [
+    pub(crate) const ALL: [Trouble; 20] = [
         Trouble::Crash,
         Trouble::Kill,
         Trouble::CrashMany,
@@ -58,6 +60,7 @@ impl Trouble {
         Trouble::LongAway,
         Trouble::CrashLoop,
         Trouble::TwoVotes,
+        Trouble::LeaderAlone,
         Trouble::Cut,
         Trouble::Slow,
         Trouble::Break,
@@ -82,6 +85,7 @@ impl Trouble {
             Trouble::LongAway => "long_away",
             Trouble::CrashLoop => "crash_loop",
             Trouble::TwoVotes => "two_votes",
+            Trouble::LeaderAlone => "leader_alone",
             Trouble::Cut => "cut",
             Trouble::Slow => "slow",
             Trouble::Break => "break",

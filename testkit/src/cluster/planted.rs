@@ -10,6 +10,8 @@ pub enum Planted {
     AckBeforeFsync,
     /// A promise to vote is given before it is on disk.
     VoteNotSynced,
+    /// A replica that was restarted votes at once, though a leader may count on its silence.
+    PromiseForgotten,
     /// A barrier at whoever takes itself for the leader asks nobody.
     StaleLeaderRead,
     /// Batches of an earlier epoch are applied.
@@ -32,9 +34,10 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 11] = [
+    pub const ALL: [Planted; 12] = [
         Planted::AckBeforeFsync,
         Planted::VoteNotSynced,
+        Planted::PromiseForgotten,
         Planted::StaleLeaderRead,
         Planted::SkipEpochCheck,
         Planted::SkipSeqCheck,
@@ -52,6 +55,7 @@ impl Planted {
         match self {
             Planted::AckBeforeFsync => "ack-before-fsync",
             Planted::VoteNotSynced => "vote-not-synced",
+            Planted::PromiseForgotten => "promise-forgotten",
             Planted::StaleLeaderRead => "stale-leader-read",
             Planted::SkipEpochCheck => "skip-epoch-check",
             Planted::SkipSeqCheck => "skip-seq-check",
@@ -79,12 +83,13 @@ impl Planted {
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
         use Trouble::{
-            Crash, CrashAtAck, CrashLoop, Cut, Damage, Freeze, Kill, LongAway, Maintain, Replace,
-            Stall, Transfer, TwoVotes,
+            Crash, CrashAtAck, CrashLoop, Cut, Damage, Freeze, Kill, LeaderAlone, LongAway,
+            Maintain, Replace, Stall, Transfer, TwoVotes,
         };
         match self {
             Planted::AckBeforeFsync => &[CrashAtAck, Stall],
             Planted::VoteNotSynced => &[TwoVotes, TwoVotes, TwoVotes],
+            Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::StaleLeaderRead => &[Cut, Cut, Freeze, Transfer],
             Planted::SkipEpochCheck | Planted::SkipSeqCheck => &[Cut, Transfer],
             Planted::WipedDisk => &[Replace, Replace, Crash, Crash],
@@ -108,6 +113,7 @@ pub(super) fn plant(bug: Option<Planted>) {
     use duractor_journal::planted::{Planted as Inside, plant};
     plant(match bug {
         Some(Planted::VoteNotSynced) => Some(Inside::VoteNotSynced),
+        Some(Planted::PromiseForgotten) => Some(Inside::PromiseForgotten),
         Some(Planted::StaleLeaderRead) => Some(Inside::StaleLeaderRead),
         Some(Planted::SkipEpochCheck) => Some(Inside::EpochUnchecked),
         Some(Planted::SkipSeqCheck) => Some(Inside::SeqUnchecked),

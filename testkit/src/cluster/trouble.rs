@@ -43,6 +43,7 @@ async fn one(world: &Arc<World>, trouble: Trouble, rng: &mut Rng) {
         Trouble::LongAway => down(world, node, Stop::Crashed, 600 + rng.below(1_500)),
         Trouble::CrashLoop => crash_loop(world, node, rng.fork()),
         Trouble::TwoVotes => two_votes(world, rng).await,
+        Trouble::LeaderAlone => leader_alone(world, rng),
         Trouble::Cut => cut(world, rng),
         Trouble::Slow => {
             let (from, to) = two(world, rng);
@@ -162,6 +163,17 @@ fn cut_for(world: &Arc<World>, lines: Vec<(NodeId, NodeId)>, for_ms: u64) {
         sleep(ms(for_ms)).await;
         lines.iter().for_each(|(from, to)| world.net.mend(*from, *to));
     });
+}
+
+/// A leader is cut off while its lease runs, and those on whose word it runs forget that they gave it.
+fn leader_alone(world: &Arc<World>, rng: &mut Rng) {
+    let alone = leader(world, rng);
+    let others: Vec<_> = world.nodes.keys().copied().filter(|id| *id != alone).collect();
+    let lines = others.iter().flat_map(|id| [(alone, *id), (*id, alone)]).collect();
+    cut_for(world, lines, world.plan.timing.election_max_ms + away_ms(rng));
+    for id in others {
+        down(world, id, Stop::Crashed, 1 + rng.below(10));
+    }
 }
 
 /// A slow disk for a while: each of its syncs may have to wait up to a tenth of a second.
