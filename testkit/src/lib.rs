@@ -9,6 +9,7 @@
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
 //! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
 //! | [`cluster`] | journal groups on several simulated nodes: network, troubles, checks |
+//! | [`nodes`] | clusters of whole simulated nodes: entities, singletons, changes of members |
 //! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
 //! | [`process`] | clusters of real processes, for the binaries `crash` and `bench` |
 
@@ -17,6 +18,7 @@ pub mod consistency;
 pub mod disk;
 pub mod entity;
 pub mod env;
+pub mod nodes;
 #[doc(hidden)]
 pub mod process;
 pub mod rng;

@@ -73,6 +73,9 @@ impl Lease {
         let nothing = BTreeMap::new();
         let sent = if heard.term == term { &heard.sent } else { &nothing };
         let now = Instant::now();
+        if !members.voter_ids().any(|voter| voter == self.me) {
+            return None;
+        }
         let configs = members.get_joint_config().iter();
         configs.map(|voters| quorum(self.me, voters, sent, now)).min().flatten()
     }
@@ -90,12 +93,11 @@ fn quorum(
     sent: &BTreeMap<u64, Instant>,
     now: Instant,
 ) -> Option<Instant> {
-    if !voters.contains(&me) {
-        return None;
-    }
     let others = voters.iter().filter(|voter| **voter != me);
     let mut seen: Vec<Instant> = others.filter_map(|voter| sent.get(voter).copied()).collect();
-    seen.push(now);
+    if voters.contains(&me) {
+        seen.push(now);
+    }
     seen.sort_unstable();
     seen.into_iter().nth_back(voters.len() / 2)
 }
@@ -151,7 +153,9 @@ mod tests {
         lease.answered(7, 4, start);
         assert_eq!(lease.seen_by_quorum(7, &joint), Some(start));
         assert_eq!(lease.seen_by_quorum(7, &members(&[&[2, 4]])), None, "it has no vote");
-        assert_eq!(lease.seen_by_quorum(7, &members(&[&[1, 2], &[2]])), None);
+        let leaving = members(&[&[1, 2], &[2]]);
+        assert_eq!(lease.seen_by_quorum(7, &leaving), Some(start + ms(5)), "it has one still");
+        assert_eq!(lease.seen_by_quorum(7, &members(&[&[1, 2], &[3]])), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use duractor_testkit::{
     cluster,
     consistency::{self, Report, Scenario},
+    nodes,
 };
 
 /// Something that is run over many seeds.
@@ -12,6 +13,8 @@ pub(crate) enum What {
     Store(Scenario),
     /// Journal groups on several nodes.
     Journal,
+    /// Whole nodes of a cluster.
+    Cluster,
 }
 
 /// A bug in it.
@@ -19,11 +22,12 @@ pub(crate) enum What {
 pub(crate) enum Bug {
     Store(consistency::Planted),
     Journal(cluster::Planted),
+    Cluster(nodes::Planted),
 }
 
 impl What {
     pub(crate) fn all() -> impl Iterator<Item = What> {
-        Scenario::ALL.into_iter().map(What::Store).chain([What::Journal])
+        Scenario::ALL.into_iter().map(What::Store).chain([What::Journal, What::Cluster])
     }
 
     /// The name on the command line.
@@ -31,6 +35,7 @@ impl What {
         match self {
             What::Store(scenario) => scenario.name(),
             What::Journal => "journal",
+            What::Cluster => "cluster",
         }
     }
 
@@ -41,6 +46,8 @@ impl What {
             (What::Store(scenario), _) => scenario.run(seed, None, trace),
             (What::Journal, Some(Bug::Journal(bug))) => cluster::run(seed, Some(bug), trace),
             (What::Journal, _) => cluster::run(seed, None, trace),
+            (What::Cluster, Some(Bug::Cluster(bug))) => nodes::run(seed, Some(bug), trace),
+            (What::Cluster, _) => nodes::run(seed, None, trace),
         }
     }
 
@@ -52,6 +59,7 @@ impl What {
                 consistency::Planted::ALL.into_iter().filter(finds).map(Bug::Store).collect()
             }
             What::Journal => cluster::Planted::ALL.map(Bug::Journal).to_vec(),
+            What::Cluster => nodes::Planted::ALL.map(Bug::Cluster).to_vec(),
         }
     }
 }
@@ -62,6 +70,7 @@ impl Bug {
         match self {
             Bug::Store(bug) => bug.name(),
             Bug::Journal(bug) => bug.name(),
+            Bug::Cluster(bug) => bug.name(),
         }
     }
 
@@ -69,6 +78,7 @@ impl Bug {
         match self {
             Bug::Store(bug) => bug.available(),
             Bug::Journal(bug) => bug.available(),
+            Bug::Cluster(bug) => bug.available(),
         }
     }
 }

@@ -1,0 +1,142 @@
+//! Clusters of whole nodes, all in one process from one seed: links, forming and changing the cluster,
+//! journal groups, entities, singletons. Everything is what an application runs, but for the seams:
+//! network, disks, clocks and entropy are simulated.
+//!
+//! A run forms a cluster, puts it under load while things go wrong, heals everything, restarts every
+//! node, and then checks what clients saw against what the nodes hold: **A** and **L** (each operation
+//! once, in an order that fits what clients saw), **W** (singletons: never two at once, and their
+//! fencing tokens rise), **C** (all nodes hold the same), **V** (everything serves again), **S** (no
+//! panic, and no error but those that fit), and that the ledger of commands balances.
+//!
+//! Start here, then read downwards; each module uses only those above it:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `account` | the entity of the load |
+//! | `history` | what clients saw, and its checks |
+//! | `resource` | what singletons work on |
+//! | `plan`, `planted` | what a seed is about; bugs that must be found |
+//! | `wires` | a node's links |
+//! | `world`, `life` | the nodes; the life of a process |
+//! | `clients` | the load |
+//! | `trouble` | what goes wrong |
+//! | `settle` | the end of a run |
+
+mod account;
+mod clients;
+mod history;
+mod life;
+mod plan;
+mod planted;
+mod resource;
+mod settle;
+mod trouble;
+mod wires;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use duractor_journal::NodeId;
+use tokio::{task::JoinSet, time::timeout};
+
+use self::{clients::Client, plan::Plan, world::World};
+use crate::{
+    consistency::{
+        Report, Violation,
+        report::{Checked, watched},
+    },
+    disk::SimDisk,
+    rng::Rng,
+};
+
+pub use planted::Planted;
+
+/// Runs one seed. `trace` prints what happens to standard error.
+#[must_use]
+pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
+    planted::plant(planted);
+    let report = watched(|report| {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(&mut rng, planted);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .map_err(|error| Violation(format!("no runtime: {error}")))?;
+        runtime.block_on(async {
+            let world = World::new(plan, planted, rng, trace);
+            let checked = all(&world).await;
+            write_up(&world, report, checked)
+        })
+    });
+    planted::plant(None);
+    report
+}
+
+/// The whole run; how many calls were checked in the end.
+async fn all(world: &Arc<World>) -> u64 {
+    world.say(90, || format!("{:?}", world.plan));
+    for id in world.nodes.keys().copied() {
+        world.start(id, id == NodeId(1));
+    }
+    settle::whole(world).await;
+    settle::all_serve(world).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..world.plan.clients {
+        tasks.spawn(Client::new(world).run());
+    }
+    tasks.spawn(trouble::make(world.clone()));
+    let load = Duration::from_millis(world.plan.load_ms);
+    let over = async { world.over.notified().await };
+    if timeout(load, over).await.is_ok() {
+        return 0;
+    }
+    world.end();
+    settle::heal(world);
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if timeout(Duration::from_secs(30), ended).await.is_err() {
+        world.violated("V: what was under way never ended");
+    }
+    for step in 0..3 {
+        if world.notes().violation.is_some() {
+            return 0;
+        }
+        match step {
+            0 => settle::serve_again(world).await,
+            1 => settle::whole(world).await,
+            _ => match settle::compare(world).await {
+                Ok(checked) => return checked,
+                Err(what) => world.violated(what),
+            },
+        }
+    }
+    0
+}
+
+fn write_up(world: &World, report: &mut Report, checked: u64) -> Checked {
+    let disks: Vec<_> = world.nodes.values().map(|place| place.sim()).collect();
+    let mut notes = world.notes();
+    let history = &notes.history;
+    report.acked = history.ops.iter().filter(|op| op.acked.is_some()).count() as u64;
+    report.checked = checked;
+    report.lives = u64::from(world.plan.nodes);
+    notes.faults.iter().for_each(|(kind, count)| report.fault(kind, *count));
+    let net = world.net.counts();
+    for (kind, count) in
+        [("frames_lost", net.lost), ("sessions_lost", net.sessions_lost), ("window_full", net.full)]
+    {
+        report.fault(kind, count);
+    }
+    let (ops, seen) = (history.ops.len() as u64, history.seen.len() as u64);
+    let mut counts = notes.counts.clone();
+    counts.extend([("ops", ops), ("looks", seen), ("singleton_runs", world.resource.runs())]);
+    report.counts = counts;
+    let disk = |sum: u64, disk: &SimDisk| crate::rng::mix(sum ^ disk.trace_hash());
+    report.trace = disks
+        .iter()
+        .fold(notes.trace.hash ^ world.net.trace_hash(), |sum, sim| disk(sum, sim.disk()));
+    match notes.violation.take() {
+        Some(what) => Err(Violation(what)),
+        None => Ok(()),
+    }
+}

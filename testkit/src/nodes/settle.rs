@@ -1,0 +1,157 @@
+//! The end of a run: everything heals, everybody must serve again, and all that nodes hold is read and
+//! compared.
+
+use std::{future::IntoFuture, sync::Arc, time::Duration};
+
+use duractor::{AskError, Seq};
+use duractor_journal::NodeId;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    account::{All, Look},
+    clients::{failed, find},
+    life::worker,
+    world::World,
+};
+use crate::cluster::network::Stop;
+
+/// Invariant V: so long may an entity take until it answers again.
+const SERVES_WITHIN: Duration = Duration::from_secs(10);
+/// And so long the whole cluster, until each group has its replicas where they belong.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Heals the world.
+pub(crate) fn heal(world: &Arc<World>) {
+    world.say(70, || "everything heals".into());
+    world.net.heal();
+    for place in world.nodes.values() {
+        place.sim().disk().heal();
+        place.sim().set_skew_ms(0);
+        world.thaw(place.id);
+        world.start(place.id, false);
+    }
+}
+
+/// Everybody answers for every account, before and after everybody was restarted.
+pub(crate) async fn serve_again(world: &Arc<World>) {
+    if world.fork_rng().chance(0.5) {
+        all_serve(world).await;
+    }
+    for id in world.nodes.keys().copied() {
+        match world.fork_rng().below(3) {
+            0 => world.stop(id, Stop::Crashed),
+            1 => world.stop(id, Stop::Killed),
+            _ if timeout(WHOLE_WITHIN, world.shut_down(id)).await.is_err() => {
+                world.violated(format!("V: node {id} never shuts down"));
+            }
+            _ => {}
+        }
+    }
+    for id in world.nodes.keys().copied() {
+        world.start(id, false);
+    }
+    all_serve(world).await;
+}
+
+/// Waits until every account answers at every node, and every singleton runs.
+pub(crate) async fn all_serve(world: &Arc<World>) {
+    let until = Instant::now() + SERVES_WITHIN;
+    for id in world.nodes.keys().copied() {
+        for account in 0..world.plan.accounts {
+            let mut last = "it is not up".to_owned();
+            loop {
+                match look(world, id, account).await {
+                    Some(Ok(_)) => break,
+                    Some(Err(error)) => last = error.to_string(),
+                    None => {}
+                }
+                if Instant::now() > until {
+                    return world.violated(format!(
+                        "V: account {account} does not answer at node {id}: {last}"
+                    ));
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    for n in 0..world.plan.singletons {
+        while world.resource.runs_in(&worker(n)).is_none() {
+            // One that fails may wait for up to 10 s until it starts again.
+            if Instant::now() > until + SERVES_WITHIN {
+                return world.violated(format!("V: {} does not run", worker(n)));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn look(world: &World, id: NodeId, account: usize) -> Option<Result<(u64, u64), AskError>> {
+    let (process, host) = world.process(id)?;
+    let ask = find(world, &host, account)?.ask(Look).timeout(Duration::from_secs(1));
+    let looked = world.call(&process, Duration::from_secs(3), ask.into_future()).await?;
+    if let Err(error) = &looked {
+        failed(world, &process, error);
+    }
+    Some(looked)
+}
+
+/// Waits until all replicas are where they belong.
+pub(crate) async fn whole(world: &Arc<World>) {
+    let until = Instant::now() + WHOLE_WITHIN;
+    while !super::trouble::all_ready(world) {
+        if Instant::now() > until {
+            let status = world.processes().into_iter().filter_map(|process| process.up().cluster);
+            let status: Vec<_> = status.map(|cluster| cluster.status().problems).collect();
+            return world.violated(format!("V: the cluster is never whole: {status:?}"));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Reads everything, at every node, and compares it with what clients saw. Returns how many calls were
+/// checked.
+pub(crate) async fn compare(world: &Arc<World>) -> Result<u64, String> {
+    let mut checked = 0;
+    for account in 0..world.plan.accounts {
+        let mut first: Option<Vec<u64>> = None;
+        for id in world.nodes.keys().copied() {
+            let (held, kept) = read(world, id, account).await?;
+            if !held.ends_with(&kept) {
+                return Err(format!("C: account {account} at node {id}: {kept:?} of {held:?}"));
+            }
+            let first = first.get_or_insert_with(|| held.clone());
+            if *first != held {
+                return Err(format!("C: account {account} at node {id}: {held:?}, not {first:?}"));
+            }
+        }
+        checked += world.notes().history.check(account, &first.unwrap_or_default())?;
+    }
+    Ok(checked)
+}
+
+/// What an account holds, asked at a node, and the events that the node itself keeps of it.
+async fn read(world: &World, id: NodeId, account: usize) -> Result<(Vec<u64>, Vec<u64>), String> {
+    let until = Instant::now() + SERVES_WITHIN;
+    loop {
+        let why = match world.process(id) {
+            None => "it is not up".to_owned(),
+            Some((_, host)) => {
+                let Some(entity) = find(world, &host, account) else {
+                    return Ok(Default::default());
+                };
+                let held = entity.ask(All).timeout(Duration::from_secs(2)).await;
+                let kept = entity.history(Seq(1), u64::MAX).await;
+                match (held, kept) {
+                    (Ok(held), Ok(kept)) => {
+                        return Ok((held, kept.iter().map(|event| event.event.op).collect()));
+                    }
+                    (Err(error), _) | (_, Err(error)) => error.to_string(),
+                }
+            }
+        };
+        if Instant::now() > until {
+            return Err(format!("V: account {account} cannot be read at node {id}: {why}"));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,230 @@
+//! What goes wrong, one thing after the other; several last and overlap.
+
+use std::{sync::Arc, time::Duration};
+
+use duractor_journal::{NodeId, Role, ShardId};
+use tokio::{sync::Mutex, time::sleep};
+
+use super::{plan::Trouble, world::World};
+use crate::{cluster::network::Stop, rng::Rng};
+
+/// So long a node that lost its disk, or leaves, may take.
+const MEMBERS_WITHIN: Duration = Duration::from_secs(20);
+
+/// Makes trouble until the load ends.
+pub(crate) async fn make(world: Arc<World>) {
+    let mut rng = world.fork_rng();
+    // One change of members at a time: more of them may cost a group its quorum.
+    let members = Arc::new(Mutex::new(()));
+    while !world.is_ending() {
+        sleep(ms(1 + rng.below(2 * world.plan.trouble_ms))).await;
+        let Some(trouble) = rng.pick(&world.plan.troubles).copied() else { return };
+        if !world.is_ending() {
+            one(&world, trouble, &mut rng, &members);
+        }
+    }
+    // What has begun is ended.
+    drop(members.lock().await);
+}
+
+fn one(world: &Arc<World>, trouble: Trouble, rng: &mut Rng, members: &Arc<Mutex<()>>) {
+    let node = any(world, rng);
+    world.fault(trouble.name());
+    world.say(50 ^ (trouble as u64) << 8, || format!("trouble: {}", trouble.name()));
+    match trouble {
+        Trouble::Crash => down(world, node, Stop::Crashed, away_ms(rng)),
+        Trouble::Kill => down(world, node, Stop::Killed, away_ms(rng)),
+        Trouble::CrashMany => {
+            let all = rng.chance(0.5);
+            for id in world.nodes.keys().copied().filter(|id| all || *id != node) {
+                down(world, id, Stop::Crashed, 1 + rng.below(100));
+            }
+        }
+        Trouble::Restart => restart(world, node, away_ms(rng)),
+        Trouble::Cut => cut(world, rng),
+        Trouble::Slow => {
+            let (from, to) = two(world, rng);
+            world.net.slow(from, to, ms(rng.below(80)), rng.below(20_000));
+        }
+        Trouble::Break => {
+            let (from, to) = two(world, rng);
+            world.net.break_session(from, to);
+        }
+        Trouble::Freeze => {
+            let node = if rng.chance(0.5) { leader(world, rng) } else { node };
+            world.freeze(node, 30 + rng.below(1_200));
+        }
+        Trouble::Skew => {
+            let hour = 3_600_000;
+            let skew = rng.below(2 * hour) as i64 - hour as i64;
+            world.place(node).sim().set_skew_ms(skew);
+        }
+        Trouble::Stall => stall(world, node, rng.fork()),
+        Trouble::Transfer => transfer(world, node, rng),
+        Trouble::Replace => replace(world, node, members),
+        Trouble::Leave => leave(world, node, members),
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn any(world: &World, rng: &mut Rng) -> NodeId {
+    NodeId(1 + rng.below(u64::from(world.plan.nodes)) as u32)
+}
+
+fn two(world: &World, rng: &mut Rng) -> (NodeId, NodeId) {
+    let nodes = u64::from(world.plan.nodes);
+    let (one, step) = (rng.below(nodes), 1 + rng.below(nodes - 1));
+    (NodeId(1 + one as u32), NodeId(1 + ((one + step) % nodes) as u32))
+}
+
+/// Whoever takes itself for the leader of some shard, or any.
+fn leader(world: &World, rng: &mut Rng) -> NodeId {
+    let shard = ShardId(rng.below(u64::from(world.plan.shards)) as u16);
+    let leads = |process: &&Arc<super::world::Process>| {
+        let cluster = process.up().cluster;
+        cluster.is_some_and(|cluster| cluster.groups().group(shard).role == Role::Leader)
+    };
+    world.processes().iter().find(leads).map_or_else(|| any(world, rng), |process| process.node)
+}
+
+/// How long a node is away: as often some milliseconds as some hundred.
+fn away_ms(rng: &mut Rng) -> u64 {
+    let most = 1 << rng.below(11);
+    1 + rng.below(most)
+}
+
+fn down(world: &Arc<World>, node: NodeId, how: Stop, away_ms: u64) {
+    if world.place(node).is_up() {
+        world.stop(node, how);
+    }
+    world.restart_after(node, away_ms);
+}
+
+fn restart(world: &Arc<World>, node: NodeId, away_ms: u64) {
+    let world = world.clone();
+    tokio::spawn(async move {
+        world.shut_down(node).await;
+        world.restart_after(node, away_ms);
+    });
+}
+
+/// Cuts lines: one, both directions of a pair, or all of a node, which may go one way only.
+fn cut(world: &Arc<World>, rng: &mut Rng) {
+    let (one, other) = two(world, rng);
+    let one = if rng.chance(0.4) { leader(world, rng) } else { one };
+    let others = world.nodes.keys().copied().filter(|id| *id != one);
+    let lines: Vec<(NodeId, NodeId)> = match rng.below(6) {
+        0 => vec![(one, other)],
+        1 => vec![(one, other), (other, one)],
+        2 => others.map(|id| (one, id)).collect(),
+        3 => others.map(|id| (id, one)).collect(),
+        _ => others.flat_map(|id| [(one, id), (id, one)]).collect(),
+    };
+    let lines: Vec<_> = lines.into_iter().filter(|(from, to)| from != to).collect();
+    let for_ms = 20 + away_ms(rng);
+    let text = || lines.iter().map(|(a, b)| format!("{a}>{b}")).collect::<Vec<_>>().join(" ");
+    world.say(53, || format!("cut for {for_ms} ms: {}", text()));
+    lines.iter().for_each(|(from, to)| world.net.cut(*from, *to));
+    let world = world.clone();
+    tokio::spawn(async move {
+        sleep(ms(for_ms)).await;
+        lines.iter().for_each(|(from, to)| world.net.mend(*from, *to));
+    });
+}
+
+/// A slow disk for a while: each of its syncs may have to wait up to a tenth of a second.
+fn stall(world: &Arc<World>, node: NodeId, mut rng: Rng) {
+    let world = world.clone();
+    tokio::spawn(async move {
+        for _ in 0..5 + rng.below(20) {
+            world.place(node).sim().stall(ms(rng.below(100)));
+            sleep(ms(rng.below(150))).await;
+        }
+    });
+}
+
+fn transfer(world: &Arc<World>, to: NodeId, rng: &mut Rng) {
+    let shard = ShardId(rng.below(u64::from(world.plan.shards)) as u16);
+    let from = leader(world, rng);
+    let world = world.clone();
+    tokio::spawn(async move {
+        let Some((process, _)) = world.process(from) else { return };
+        let Some(cluster) = process.up().cluster else { return };
+        let groups = cluster.groups();
+        let voters = groups.group(shard).voters;
+        let Some(to) = voters.into_iter().find(|voter| voter.node == to) else { return };
+        let moved = groups.transfer_leadership(shard, to);
+        let moved = world.call(&process, Duration::from_secs(5), moved).await;
+        world.say(54, || format!("{shard} from node {from} to {to}: {moved:?}"));
+    });
+}
+
+/// A disk is lost, for good. The node comes back with an empty one.
+fn replace(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
+    let (world, members) = (world.clone(), members.clone());
+    tokio::spawn(async move {
+        let _alone = members.lock().await;
+        if world.is_ending() || !all_ready(&world) {
+            return;
+        }
+        world.stop(node, Stop::Crashed);
+        world.replace_disk(node);
+        world.start(node, false);
+        ready(&world, node, "a node with an empty disk never takes its place").await;
+    });
+}
+
+fn leave(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
+    let (world, members) = (world.clone(), members.clone());
+    tokio::spawn(async move {
+        let _alone = members.lock().await;
+        if world.is_ending() || !all_ready(&world) {
+            return;
+        }
+        let Some((process, _)) = world.process(node) else { return };
+        let Some(cluster) = process.up().cluster else { return };
+        let left = world.call(&process, Duration::from_secs(10), cluster.leave()).await;
+        world.say(55, || format!("node {node} leaves: {left:?}"));
+        if !matches!(left, Some(Ok(()))) {
+            return;
+        }
+        world.count("left");
+        world.shut_down(node).await;
+        if world.place(node).is_up() {
+            return;
+        }
+        world.replace_disk(node);
+        world.start(node, false);
+        ready(&world, node, "a node that left never joins again").await;
+    });
+}
+
+/// Whether every node is up and every group is whole.
+pub(crate) fn all_ready(world: &World) -> bool {
+    let ready = |id: &NodeId| {
+        let cluster = world.process(*id).and_then(|(process, _)| process.up().cluster);
+        cluster.is_some_and(|cluster| cluster.status().ready)
+    };
+    world.nodes.keys().all(ready)
+}
+
+async fn ready(world: &Arc<World>, node: NodeId, else_: &str) {
+    let is_ready = || {
+        let cluster = world.process(node).and_then(|(process, _)| process.up().cluster);
+        cluster.is_some_and(|cluster| cluster.status().ready)
+    };
+    let until = tokio::time::Instant::now() + MEMBERS_WITHIN;
+    while !is_ready() {
+        if !world.is_ending() && tokio::time::Instant::now() > until {
+            // Troubles go on meanwhile: only the end of the run tells.
+            return world.say(56, || format!("{else_}, so far"));
+        }
+        sleep(ms(50)).await;
+        if world.is_ending() {
+            return;
+        }
+    }
+}
