@@ -96,6 +96,10 @@ async fn work(
     singleton: &Singleton,
     boot: Boot,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    if world.place_of(boot).is_none() {
+        // It has ended, and does not know it yet.
+        return Ok(());
+    }
     let mut rng = world.fork_rng();
     let (name, token) = (singleton.name(), singleton.token());
     world.say(20, || format!("{name} begins in process {boot} with token {token}"));

@@ -177,6 +177,7 @@ fn replace(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
     });
 }
 
+/// A node leaves, however often it has to be asked, and joins again with an empty disk.
 fn leave(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
     let (world, members) = (world.clone(), members.clone());
     tokio::spawn(async move {
@@ -184,22 +185,24 @@ fn leave(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
         if world.is_ending() || !all_ready(&world) {
             return;
         }
-        let Some((process, _)) = world.process(node) else { return };
-        let Some(cluster) = process.up().cluster else { return };
-        let left = world.call(&process, Duration::from_secs(10), cluster.leave()).await;
-        world.say(55, || format!("node {node} leaves: {left:?}"));
-        if !matches!(left, Some(Ok(()))) {
-            return;
+        while !has_left(&world, node).await {
+            sleep(ms(100)).await;
         }
         world.count("left");
         world.shut_down(node).await;
-        if world.place(node).is_up() {
-            return;
-        }
+        world.stop(node, Stop::Killed);
         world.replace_disk(node);
         world.start(node, false);
         ready(&world, node, "a node that left never joins again").await;
     });
+}
+
+async fn has_left(world: &Arc<World>, node: NodeId) -> bool {
+    let Some((process, _)) = world.process(node) else { return false };
+    let Some(cluster) = process.up().cluster else { return false };
+    let left = world.call(&process, Duration::from_secs(10), cluster.leave()).await;
+    world.say(55, || format!("node {node} leaves: {left:?}"));
+    matches!(left, Some(Ok(())))
 }
 
 /// Whether every node is up and every group is whole.

@@ -178,6 +178,11 @@ impl World {
     pub(crate) fn violated(&self, what: impl Into<String>) {
         let what = what.into();
         self.say(1, || format!("VIOLATION {what}"));
+        for process in self.processes() {
+            let Some(cluster) = process.up().cluster else { continue };
+            let (node, peers) = (process.node, cluster.transport().peers());
+            self.say(0, || format!("node {node} sees {peers:?}: {:?}", cluster.status()));
+        }
         self.notes().violation.get_or_insert(what);
         self.over.notify_one();
     }
