@@ -1,19 +1,19 @@
 //! Follows who owns the shards: claims those that this node leads, and stops the entities of those
 //! that it does not lead any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use duractor_journal::{JournalError, Ownership, Ownerships, ShardId, Term};
+use duractor_journal::{JournalError, Member, Ownership, Ownerships, ShardId, Term};
 use futures_util::StreamExt;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 
 use crate::{
     error::{AskError, has_stopped},
     hold::Hold,
-    shared::{AnyKind, Fenced, Shared},
+    shared::{AnyKind, Shared, Told},
     task::AbortOnDrop,
 };
 
@@ -27,6 +27,9 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 /// are then told that it is not known.
 const OUTCOME: Duration = Duration::from_secs(1);
 
+/// For so long a hand-over waits for what is under way.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// Every kind of entity on a node.
 pub(crate) type AllKinds = Arc<Vec<Arc<dyn AnyKind>>>;
 
@@ -35,7 +38,11 @@ pub(crate) struct Follower {
     shared: Arc<Shared>,
     kinds: AllKinds,
     ownerships: Ownerships,
-    fenced: mpsc::UnboundedReceiver<Fenced>,
+    told: mpsc::UnboundedReceiver<Told>,
+    /// What the journal said last of each shard.
+    last: Vec<Ownership>,
+    /// Shards that are being handed over.
+    handing: BTreeSet<ShardId>,
     /// The claim that goes on for each shard.
     claims: Vec<Option<AbortOnDrop>>,
 }
@@ -49,13 +56,15 @@ impl Follower {
         shared: Arc<Shared>,
         kinds: AllKinds,
     ) -> Result<Follower, JournalError> {
-        let (told, fenced) = mpsc::unbounded_channel();
+        let (teller, told) = mpsc::unbounded_channel();
         // It is set here alone.
-        let _ = shared.fenced.set(told);
+        let _ = shared.follower.set(teller);
         let shards = shared.journal.shards();
         let ownerships = shared.journal.ownerships();
         let claims = (0..shards).map(|_| None).collect();
-        let mut follower = Self { shared, kinds, ownerships, fenced, claims };
+        let last = vec![Ownership::Other { leader: None }; usize::from(shards)];
+        let handing = BTreeSet::new();
+        let mut follower = Self { shared, kinds, ownerships, told, last, handing, claims };
         for _ in 0..shards {
             let next = timeout(START, follower.ownerships.next()).await;
             let Ok(Some((shard, ownership))) = next else { break };
@@ -90,10 +99,7 @@ impl Follower {
             tokio::select! {
                 biased;
                 why = &mut stopped => return self.shared.fail(&why.to_string()),
-                Some(Fenced { shard, term, epoch }) = self.fenced.recv() => {
-                    self.ended(shard, epoch, None);
-                    self.claim(shard, term, RETRY_MIN);
-                }
+                Some(told) = self.told.recv() => self.hear(told),
                 next = self.ownerships.next() => {
                     // At the end of the journal.
                     let Some((shard, ownership)) = next else { return };
@@ -105,12 +111,54 @@ impl Follower {
         }
     }
 
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Fenced { shard, term, epoch } => {
+                self.ended(shard, epoch, None);
+                self.claim(shard, term, RETRY_MIN);
+            }
+            Told::HandOver { shard, to, done } => self.hand_over(shard, to, done),
+            Told::HandedOver { shard } => {
+                self.handing.remove(&shard);
+                let last = self.last[usize::from(shard.0)];
+                if let Some(term) = self.change(shard, last) {
+                    self.claim(shard, term, Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    /// Stops what the shard runs here, as if it were lost already: callers are sent to the next owner,
+    /// and what is under way hears what became of it, as this node leads on until all has ended.
+    fn hand_over(&mut self, shard: ShardId, to: Member, done: oneshot::Sender<()>) {
+        self.handing.insert(shard);
+        self.change(shard, Ownership::Other { leader: Some(to) });
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Some(shard) = shared.shard(shard)
+                && timeout(HAND_OVER, shard.hold.empty()).await.is_err()
+            {
+                tracing::warn!(shard = %shard.hold.shard(), "handed over with work under way");
+            }
+            // Whoever stopped waiting does not need it.
+            let _ = done.send(());
+        });
+    }
+
     fn hold(&self, shard: ShardId) -> Option<&Hold> {
         self.shared.shard(shard).map(|shard| &shard.hold)
     }
 
-    /// Takes in a change. Returns the leadership under which the shard is to be claimed, if so.
+    /// Takes in what the journal says. Returns the leadership under which the shard is to be claimed, if
+    /// so.
     fn take(&mut self, shard: ShardId, ownership: Ownership) -> Option<Term> {
+        *self.last.get_mut(usize::from(shard.0))? = ownership;
+        let mine = matches!(ownership, Ownership::Mine { .. });
+        // What is being handed over is not taken back before that is over.
+        if mine && self.handing.contains(&shard) { None } else { self.change(shard, ownership) }
+    }
+
+    fn change(&mut self, shard: ShardId, ownership: Ownership) -> Option<Term> {
         let hold = self.hold(shard)?;
         match ownership {
             Ownership::Mine { term } => {

@@ -23,7 +23,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicU64,
+            AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire},
         },
     },
@@ -42,6 +42,8 @@ pub(crate) struct Hold {
     /// Incarnations up to this epoch wait no longer for what became of their writes.
     overdue: AtomicU64,
     inner: Mutex<Inner>,
+    /// What runs because this node owns the shard, or was about to when it began.
+    guests: AtomicUsize,
     /// Woken at every change.
     changed: Notify,
 }
@@ -102,6 +104,7 @@ impl Hold {
             epoch: AtomicU64::new(0),
             overdue: AtomicU64::new(0),
             inner: Mutex::new(inner),
+            guests: AtomicUsize::new(0),
             changed: Notify::new(),
         }
     }
@@ -185,6 +188,23 @@ impl Hold {
     /// Waits until this node does not own the shard under this epoch.
     pub(crate) async fn lost(&self, epoch: Term) {
         until(&self.changed, || (!self.is_held(epoch)).then_some(())).await;
+    }
+
+    /// Something begins to run, and is waited for when the shard is handed over.
+    pub(crate) fn enter(&self) {
+        self.guests.fetch_add(1, AcqRel);
+    }
+
+    /// It has ended.
+    pub(crate) fn leave(&self) {
+        if self.guests.fetch_sub(1, AcqRel) == 1 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing runs.
+    pub(crate) async fn empty(&self) {
+        until(&self.changed, || (self.guests.load(Acquire) == 0).then_some(())).await;
     }
 
     /// Whether incarnations of this epoch should have heard what became of their writes by now.

@@ -155,6 +155,7 @@ mod shared;
 mod singleton;
 mod slot;
 mod task;
+mod tenant;
 #[doc(hidden)]
 pub mod testing;
 

@@ -15,7 +15,7 @@ use duractor_journal::{
 use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Tenant},
     codec::check_schemas,
     context::Kinds,
     entity::{CommandSet, EventSourced},
@@ -33,6 +33,7 @@ use crate::{
     singleton::{Plan, Singleton, keep},
     slot::Kind,
     task::AbortOnDrop,
+    tenant::Entities,
 };
 
 /// How often a node looks for idle entities: this often, or more often where an idle timeout is
@@ -62,6 +63,7 @@ impl Node {
             journal: None,
             snapshots: None,
             replicas: None,
+            cluster: None,
             shards: DEFAULT_SHARDS,
             recoveries: 50,
             max_open: 1 << 18,
@@ -125,6 +127,14 @@ impl Node {
         tracing::info!(ledger = ?self.ledger(), "the node is shut down");
     }
 
+    /// The cluster asks this node's entities before it changes a group that is led here.
+    fn occupy(&self, cluster: &Cluster) {
+        let tenant: Arc<dyn Tenant> = Arc::new(Entities(Arc::downgrade(&self.shared)));
+        cluster.occupy(Arc::downgrade(&tenant));
+        // It is set here alone.
+        let _ = self.shared.tenant.set(tenant);
+    }
+
     fn run_singletons(self, plans: Vec<Plan>) -> Result<Self, NodeError> {
         for plan in plans {
             let task = tokio::spawn(keep(self.shared.clone(), plan));
@@ -174,6 +184,7 @@ pub struct NodeBuilder {
     journal: Option<Arc<dyn Journal>>,
     snapshots: Option<Arc<dyn SnapshotStore>>,
     replicas: Option<(Arc<dyn Transport>, Voters)>,
+    cluster: Option<Cluster>,
     shards: u16,
     recoveries: usize,
     max_open: u64,
@@ -271,7 +282,9 @@ impl NodeBuilder {
     /// other nodes. The cluster is shut down after the node.
     pub fn cluster(self, cluster: &Cluster) -> Self {
         let groups = cluster.groups();
-        self.journal(cluster.journal())
+        let builder = Self { cluster: Some(cluster.clone()), ..self };
+        builder
+            .journal(cluster.journal())
             .replicas(cluster.transport(), move |shard| groups.group(shard).voters)
     }
 
@@ -321,8 +334,13 @@ impl NodeBuilder {
             None => ((None, None), None),
             Some((transport, voters)) => {
                 let router = Router::start(transport.clone(), journal.shards(), &self.env);
-                let (replicas, task) =
-                    Replicas::start(transport, voters, snapshots.clone(), &self.env);
+                let (replicas, task) = Replicas::start(
+                    transport,
+                    voters,
+                    journal.clone(),
+                    snapshots.clone(),
+                    &self.env,
+                );
                 ((Some(replicas), Some(router)), Some(task))
             }
         };
@@ -335,6 +353,9 @@ impl NodeBuilder {
             self.max_open,
         );
         let started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
+        if let (Ok(node), Some(cluster)) = (&started, &self.cluster) {
+            node.occupy(cluster);
+        }
         let started = started.and_then(|node| node.run_singletons(singletons));
         if started.is_err() {
             // Whoever tries again must find the folder free.

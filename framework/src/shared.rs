@@ -8,16 +8,17 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{Env, Journal, JournalError, Limits, ShardId, Term};
+use duractor_journal::{Env, Journal, JournalError, Limits, Member, ShardId, Term};
 use duractor_snapshot::SnapshotStore;
 use futures_util::future::BoxFuture;
 use ractor::{ActorCell, ActorRef};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 
 use crate::{
+    cluster::Tenant,
     context::Kinds,
     error::{AskError, has_stopped},
     hold::{Hold, Tenure},
@@ -87,12 +88,39 @@ pub(crate) struct Shard {
     pub(crate) hold: Hold,
 }
 
-/// An owner found out that its epoch is not in force: the shard is to be claimed anew under this
-/// leadership.
-pub(crate) struct Fenced {
-    pub(crate) shard: ShardId,
-    pub(crate) term: Term,
-    pub(crate) epoch: Term,
+/// What the node's follower of the shards' owners is told.
+pub(crate) enum Told {
+    /// An owner found out that its epoch is not in force: the shard is to be claimed anew under this
+    /// leadership.
+    Fenced { shard: ShardId, term: Term, epoch: Term },
+    /// The shard is about to go to another node: what it runs here is to stop. `done` hears when it has.
+    HandOver { shard: ShardId, to: Member, done: oneshot::Sender<()> },
+    /// That is over, whatever came of it.
+    HandedOver { shard: ShardId },
+}
+
+/// Something that runs because this node owns a shard.
+pub(crate) struct Guest {
+    shared: Arc<Shared>,
+    shard: ShardId,
+}
+
+impl Guest {
+    /// Counts until it is dropped.
+    pub(crate) fn enter(shared: &Arc<Shared>, shard: ShardId) -> Self {
+        if let Some(Shard { hold, .. }) = shared.shard(shard) {
+            hold.enter();
+        }
+        Self { shared: shared.clone(), shard }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(Shard { hold, .. }) = self.shared.shard(self.shard) {
+            hold.leave();
+        }
+    }
 }
 
 /// How a node is: it only ever goes to a later one.
@@ -122,9 +150,11 @@ pub(crate) struct Shared {
     /// Instants are counted from here, to keep them small.
     pub(crate) start: Instant,
     pub(crate) shards: OnceLock<Vec<Shard>>,
-    /// Whom to tell that an epoch is not in force.
-    pub(crate) fenced: OnceLock<mpsc::UnboundedSender<Fenced>>,
+    /// The node's follower of the shards' owners.
+    pub(crate) follower: OnceLock<mpsc::UnboundedSender<Told>>,
     pub(crate) kinds: OnceLock<Weak<Kinds>>,
+    /// What the cluster asks, as long as the node runs.
+    pub(crate) tenant: OnceLock<Arc<dyn Tenant>>,
     status: Status,
     /// Entities in memory and tasks that work for them.
     busy: AtomicUsize,
@@ -158,8 +188,9 @@ impl Shared {
             ledger: Ledger::default(),
             start: Instant::now(),
             shards: OnceLock::new(),
-            fenced: OnceLock::new(),
+            follower: OnceLock::new(),
             kinds: OnceLock::new(),
+            tenant: OnceLock::new(),
             status: Status::default(),
             busy: AtomicUsize::new(0),
             quiet: Notify::new(),
@@ -246,11 +277,15 @@ impl Shared {
             Ok(None) => {}
             Ok(Some(term)) => {
                 tracing::warn!(%shard, %stale, "another owner was installed");
-                if let Some(follower) = self.fenced.get() {
-                    // It fails only where the node is down.
-                    let _ = follower.send(Fenced { shard, term, epoch: stale });
-                }
+                self.tell_follower(Told::Fenced { shard, term, epoch: stale });
             }
+        }
+    }
+
+    pub(crate) fn tell_follower(&self, told: Told) {
+        if let Some(follower) = self.follower.get() {
+            // It fails only where the node is down.
+            let _ = follower.send(told);
         }
     }
 

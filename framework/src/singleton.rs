@@ -23,7 +23,7 @@ use crate::{
     error::NodeError,
     hold::Hold,
     intent::{SideError, panic_text},
-    shared::Shared,
+    shared::{Guest, Shared},
     task::AbortOnDrop,
 };
 
@@ -165,8 +165,12 @@ async fn once(shared: &Arc<Shared>, hold: &Hold, plan: &Plan, token: Term) -> En
     let singleton = Singleton { id, token, shared: Arc::downgrade(shared), kinds };
     tracing::info!(name = plan.name(), token = token.0, "a singleton starts");
     let (run, counted) = (plan.run.clone(), Counted::begin(shared));
+    let guest = Guest::enter(shared, hold.shard());
+    if !hold.is_held(token) {
+        return Ended::Lost;
+    }
     let mut task = tokio::spawn(async move {
-        let _counted = counted;
+        let _until_the_end = (counted, guest);
         let ran = AssertUnwindSafe(async move { run(singleton).await }).catch_unwind().await;
         match ran {
             Ok(Ok(())) => Ended::Done,
@@ -177,7 +181,12 @@ async fn once(shared: &Arc<Shared>, hold: &Hold, plan: &Plan, token: Term) -> En
     let _ends_with_this = AbortOnDrop::new(&task);
     tokio::select! {
         biased;
-        () = hold.lost(token) => Ended::Lost,
+        () = hold.lost(token) => {
+            task.abort();
+            // It ends at its next `await`; the node that gets the shard starts it anew after that.
+            let _ = task.await;
+            Ended::Lost
+        }
         ended = &mut task => ended.unwrap_or_else(|error| Ended::Failed(error.to_string())),
         // It hears of it, too, and has the time of the shutdown to finish.
         () = shared.closing() => {

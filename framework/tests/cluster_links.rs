@@ -109,11 +109,13 @@ async fn a_cluster_lives() {
         let cluster =
             Cluster::start(config(home.path(), &ca, node, seeds), Env::production()).await;
         let cluster = cluster.unwrap();
+        cluster.without_entities();
         cluster.wait_ready(SOON).await.unwrap();
         cluster
     };
     let first =
         Cluster::bootstrap(config(home.path(), &ca, 1, &[]), Env::production()).await.unwrap();
+    first.without_entities();
     first.wait_ready(SOON).await.unwrap();
     let seed = [first.address().to_owned()];
     let refused = Cluster::bootstrap(config(home.path(), &ca, 2, &seed), Env::production()).await;
@@ -163,6 +165,7 @@ async fn a_cluster_lives() {
     let mut own = config(home.path(), &ca, 3, &seed);
     own.net.listen = address;
     let third = Cluster::start(own, Env::production()).await.unwrap();
+    third.without_entities();
     let second = start(2, &seed).await;
     third.wait_ready(SOON).await.unwrap();
     for entity in &entities {

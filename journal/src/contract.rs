@@ -153,6 +153,7 @@ macro_rules! journal_contract_cases {
             deleted_events_are_not_replayed
             deleting_beyond_the_end_deletes_what_is_there
             deleting_leaves_other_entities_alone
+            deletions_are_told_of_a_shard
             records_come_back_as_written
             any_key_has_its_own_stream
             an_acknowledged_event_is_read_at_once

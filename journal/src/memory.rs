@@ -25,7 +25,7 @@ use crate::{
     check::check_batch,
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
-    port::{Ack, AppendDone, Head, Journal, RecordChunks, ReplayRange},
+    port::{Ack, AppendDone, Deletions, Head, Journal, RecordChunks, ReplayRange},
     record::{AppendBatch, EventRecord, Limits},
 };
 
@@ -155,6 +155,15 @@ impl Journal for MemoryJournal {
         let accepted = self.inner.accept_delete(entity, to, epoch);
         self.inner.commit_queue();
         Box::pin(async move { accepted?.await.map_err(|_| JournalError::Closed) })
+    }
+
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        let state = self.inner.lock();
+        if let Err(error) = state.check_open().and_then(|()| self.inner.check_shard(shard)) {
+            return stream::iter([Err(error)]).boxed();
+        }
+        let found = state.shards[usize::from(shard.0)].deletions();
+        stream::iter(found).chunks(CHUNK).map(Ok).boxed()
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {

@@ -70,6 +70,10 @@ pub type AppendDone = Box<dyn FnOnce(Result<Appended, JournalError>) + Send>;
 /// Records in pieces of bounded size; never an empty piece. An error ends the stream.
 pub type RecordChunks = BoxStream<'static, Result<Vec<EventRecord>, JournalError>>;
 
+/// Entities with how far their events are deleted, in pieces of bounded size; never an empty piece. An
+/// error ends the stream.
+pub type Deletions = BoxStream<'static, Result<Vec<(EntityId, Seq)>, JournalError>>;
+
 /// What the journal knows of an entity without reading its events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Head {
@@ -204,6 +208,10 @@ pub trait Journal: Send + Sync + 'static {
         to: Seq,
         epoch: Term,
     ) -> BoxFuture<'static, Result<(), JournalError>>;
+
+    /// The entities of a shard of which events were deleted, each with how far, in any order: their state
+    /// cannot be made from events alone. What is deleted while this is read may be missing.
+    fn deletions(&self, shard: ShardId) -> Deletions;
 
     /// A shard's records in commit order, those after the position `after`, then those to come:
     /// the stream waits for them, and ends when the journal is shut down. Each record is given

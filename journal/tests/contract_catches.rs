@@ -12,8 +12,8 @@ use std::{
 };
 
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, Appended, EntityId, EventRecord, Head, Journal, JournalError,
-    Limits, MemoryJournal, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
+    Ack, AppendBatch, AppendDone, Appended, Deletions, EntityId, EventRecord, Head, Journal,
+    JournalError, Limits, MemoryJournal, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
     contract::{Provider, cases},
 };
 use futures_util::{
@@ -44,6 +44,8 @@ enum Bug {
     TailLosesRecord,
     HeadForgetsAfterDelete,
     DeleteForgotten,
+    DeletionsOfAllShards,
+    DeletionsForgotten,
     DeleteBeyondEndSticks,
     DeletedAreReplayed,
     RangeEndIsExclusive,
@@ -452,6 +454,19 @@ impl Journal for Session {
         self.store.journal.delete_to(&entity, to, epoch)
     }
 
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        let journal = &self.store.journal;
+        match self.store.bug {
+            Bug::DeletionsOfAllShards => {
+                let all: Vec<_> =
+                    (0..self.shards()).map(|shard| journal.deletions(ShardId(shard))).collect();
+                stream::iter(all).flatten().boxed()
+            }
+            Bug::DeletionsForgotten => stream::empty().boxed(),
+            _ => journal.deletions(shard),
+        }
+    }
+
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {
         if self.is_closed() {
             return closed_stream();
@@ -549,6 +564,8 @@ catches! {
     tail_losing_a_record: TailLosesRecord => tail_gives_each_record_once_in_order tail_under_concurrent_writers agrees_with_a_model;
     head_forgetting_after_delete: HeadForgetsAfterDelete => deleting_everything_keeps_the_head agrees_with_a_model;
     forgetting_a_delete: DeleteForgotten => deleting_everything_keeps_the_head;
+    telling_deletions_of_all_shards: DeletionsOfAllShards => deletions_are_told_of_a_shard;
+    forgetting_deletions: DeletionsForgotten => deletions_are_told_of_a_shard;
     ignoring_deletes_beyond_the_end: DeleteBeyondEndSticks => deleting_beyond_the_end_deletes_what_is_there;
     replaying_deleted_events: DeletedAreReplayed => deleted_events_are_not_replayed agrees_with_a_model;
     excluding_the_end_of_a_range: RangeEndIsExclusive => replay_gives_the_range_asked_for agrees_with_a_model;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use super::{
     desk::Desk,
     discovery::{Discovery, find_all},
     error::{ClusterError, Refusal},
+    execute::hand_over,
     groups::Groups,
     identity::Identity,
     manager::{Manager, ManagerMessage},
@@ -26,6 +27,7 @@ use super::{
     start::{Opened, Parts},
     state::{ClusterState, Phase},
     status::{ClusterStatus, not_ready, status},
+    tenant::Tenant,
     wire::{Reply, Request},
 };
 use crate::config::Config;
@@ -118,10 +120,13 @@ impl Cluster {
 
     async fn run(parts: Parts, identity: Identity) -> Result<Self, ClusterError> {
         let Opened { identity, address, gate, groups } = parts.open(identity).await?;
-        let Parts { config, env, connect, discovery, .. } = parts;
+        let Parts { config, env, connect, discovery, entities, .. } = parts;
         let records = Records::new(groups.clone(), env.clone())?;
         let known: Vec<_> = identity.peers.iter().map(|(_, address)| address.clone()).collect();
         let shared = Shared::new((config, env), identity, address, gate.clone(), groups);
+        if !entities {
+            shared.tenancy.nobody();
+        }
         let ticking = Arc::new(AtomicBool::new(false));
         let arguments = (shared.clone(), records, ticking.clone());
         let spawned = Actor::spawn(None, Manager, arguments).await;
@@ -162,6 +167,27 @@ impl Cluster {
     #[must_use]
     pub fn transport(&self) -> Arc<dyn Transport> {
         self.shared.gate.clone()
+    }
+
+    /// Says that no [`Node`](crate::Node) will run on this cluster: the application uses the journal
+    /// itself. Until a node runs or this is called, groups that this node leads keep their members and
+    /// their leader, because entities have a say in that.
+    pub fn without_entities(&self) {
+        self.shared.tenancy.nobody();
+    }
+
+    pub(crate) fn occupy(&self, tenant: Weak<dyn Tenant>) {
+        self.shared.tenancy.take(tenant);
+    }
+
+    /// Hands the leadership of a shard that this node leads to another of its voters, and returns when
+    /// that leads. What the shard runs here stops first; commands wait meanwhile, within their time.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`]: this node does not lead the shard, the other has no vote in it, or it
+    /// did not take over. The shard is served by whoever leads it then.
+    pub async fn hand_over(&self, shard: ShardId, to: NodeId) -> Result<(), ClusterError> {
+        hand_over(&self.shared, shard, to).await.map_err(ClusterError::Refused)
     }
 
     /// The address that others reach this node at.

@@ -26,6 +26,7 @@
 //! | [`groups`], [`connect`] | what a journal and its links must be able to do |
 //! | [`discovery`], `join` | finding other nodes, and asking to be let in |
 //! | `records` | the state in the journal |
+//! | `tenant` | what runs on top of the journal, and is asked before a group changes |
 //! | `shared`, `hello`, `execute`, `manager`, `desk` | what runs on every node |
 //! | [`status`], `links`, `start`, `handle` | the ways in: [`Cluster`] |
 
@@ -53,6 +54,7 @@ mod shared;
 mod start;
 pub mod state;
 pub mod status;
+mod tenant;
 mod wire;
 
 pub use error::{ClusterError, Refusal};
@@ -61,3 +63,4 @@ pub use handle::Cluster;
 pub use start::Parts;
 pub use state::{ClusterState, Phase};
 pub use status::ClusterStatus;
+pub(crate) use tenant::Tenant;

@@ -19,6 +19,7 @@ use super::{
     identity::Identity,
     plan::{GroupReport, View},
     state::ClusterState,
+    tenant::Tenancy,
 };
 use crate::config::Config;
 
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) gate: Arc<Gate>,
     pub(super) calls: Calls,
     pub(super) groups: Arc<dyn Groups>,
+    pub(super) tenancy: Tenancy,
     identity: Mutex<Identity>,
     state: Mutex<Arc<ClusterState>>,
     sessions: Mutex<BTreeMap<Member, Session>>,
@@ -84,6 +86,7 @@ impl Shared {
             gate,
             calls,
             groups,
+            tenancy: Tenancy::new(),
             identity: Mutex::new(identity),
             state: Mutex::default(),
             sessions: Mutex::default(),

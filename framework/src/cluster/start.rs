@@ -33,6 +33,10 @@ pub struct Parts {
     pub open: Arc<dyn OpenGroups>,
     /// How it finds other nodes.
     pub discovery: Vec<Arc<dyn Discovery>>,
+    /// Whether a [`Node`](crate::Node) will run on it; see [`Cluster::without_entities`].
+    ///
+    /// [`Cluster::without_entities`]: super::Cluster::without_entities
+    pub entities: bool,
 }
 
 /// What a node runs on.
@@ -59,7 +63,7 @@ impl Parts {
     #[must_use]
     pub fn new(config: Config, env: Env, connect: Arc<dyn Connect>) -> Self {
         let discovery = discovery::configured(&config);
-        Self { config, env, connect, open: Arc::new(OpenLog), discovery }
+        Self { config, env, connect, open: Arc::new(OpenLog), discovery, entities: true }
     }
 
     /// Forms a new cluster: gives this node's directory its identity.

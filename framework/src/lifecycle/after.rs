@@ -157,17 +157,21 @@ impl<E: EventSourced> Incarnation<E> {
 /// needs.
 async fn spread<E: EventSourced>(slot: &Slot<E>, snapshot: Snapshot, saved: Saved, epoch: Term) {
     let settings = slot.kind.settings();
-    let to = match &slot.kind.shared.replicas {
-        None => Some(saved.oldest),
+    let (to, sharing) = match &slot.kind.shared.replicas {
+        None => (saved.oldest, None),
         Some(replicas) => {
-            replicas.share(slot.shard, snapshot, settings.keep_snapshots, saved).await
+            let shared = replicas.share(slot.shard, snapshot, settings.keep_snapshots, saved).await;
+            let Some((to, sharing)) = shared else {
+                tracing::debug!(entity = %slot.id, "no quorum has the snapshot yet");
+                return;
+            };
+            (to, Some(sharing))
         }
     };
-    match to {
-        Some(to) if settings.delete_events => delete_events(slot, to, epoch).await,
-        Some(_) => {}
-        None => tracing::debug!(entity = %slot.id, "no quorum has the snapshot yet"),
+    if settings.delete_events {
+        delete_events(slot, to, epoch).await;
     }
+    drop(sharing);
 }
 
 async fn delete_events<E: EventSourced>(slot: &Slot<E>, to: Seq, epoch: Term) {

@@ -32,7 +32,7 @@ use crate::{
     entity::EventSourced,
     error::AskError,
     hold::Tenure,
-    shared::{Spawned, Startable},
+    shared::{Guest, Spawned, Startable},
     slot::{Note, Slot},
 };
 
@@ -50,6 +50,8 @@ struct Incarnation<E: EventSourced> {
     end: End,
     /// Set by recovery. Nothing is done under another one.
     tenure: Tenure,
+    /// So that a hand-over waits for its end.
+    guest: Option<Guest>,
     /// Whether it has yet to show that it works.
     untried: bool,
 }
@@ -132,7 +134,7 @@ impl<E: EventSourced> Actor for EntityActor<E> {
 impl<E: EventSourced> Incarnation<E> {
     /// The phases of recovery.
     async fn read(&mut self) -> Result<Box<Core<E>>, Halt> {
-        self.tenure = tenure::begin(&self.slot).await?;
+        self.tenure = tenure::begin(&self.slot, &mut self.guest).await?;
         let _permit = permit::acquire(&self.slot).await?;
         match load(&self.slot).await {
             Err(Halt::Missing { least, reason }) => {
@@ -227,6 +229,7 @@ impl<E: EventSourced> Startable for Slot<E> {
                 next_timer: 0,
                 end: End::No,
                 tenure: Tenure { epoch: Term(0), for_ever: false },
+                guest: None,
                 untried: true,
             };
             let actor = EntityActor::<E>(PhantomData);

@@ -17,13 +17,17 @@ use super::{End, Halt, Incarnation};
 use crate::{
     entity::EventSourced,
     hold::{Hold, Joined, Tenure},
-    shared::{CLAIM, Shared, not_claimed},
+    shared::{CLAIM, Guest, Shared, not_claimed},
     slot::Slot,
 };
 
-/// Waits until the shard is this node's.
-pub(super) async fn begin<E: EventSourced>(slot: &Slot<E>) -> Result<Tenure, Halt> {
+/// Waits until the shard is this node's. The incarnation is a guest of the shard from before that on.
+pub(super) async fn begin<E: EventSourced>(
+    slot: &Slot<E>,
+    guest: &mut Option<Guest>,
+) -> Result<Tenure, Halt> {
     let Some(hold) = slot.hold() else { return Err(Halt::Deposed) };
+    *guest = Some(Guest::enter(&slot.kind.shared, slot.shard));
     match timeout(CLAIM, hold.tenure()).await {
         Ok(Ok(tenure)) => Ok(tenure),
         Ok(Err(_)) => Err(Halt::Deposed),

@@ -6,7 +6,11 @@
 //! them, as each of that quorum has said for itself. A voter beyond that quorum may lack the snapshot
 //! and, with the deletion, the events: when it becomes the owner it asks the others, of whom one has
 //! it, because any two quorums share a voter.
+//!
+//! That holds for one set of voters. Before a group gets other ones, they get what they lack:
+//! [`complete`].
 
+mod complete;
 mod wire;
 
 use std::{
@@ -16,14 +20,17 @@ use std::{
 };
 
 use duractor_journal::{
-    EntityId, Env, Member, Seq, ShardId, Transport,
+    EntityId, Env, Journal, Member, Seq, ShardId, Transport,
     transport::{Channel, Class, Event, Receiver},
 };
 use duractor_snapshot::{Criteria, Retention, Saved, Snapshot, SnapshotStore};
 use futures_util::{StreamExt, stream};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 
-use self::wire::Frame;
+use self::{complete::Sharing, wire::Frame};
 use crate::task::AbortOnDrop;
 
 /// How long a quorum may take to keep a snapshot. After that its events stay until the next one.
@@ -43,20 +50,29 @@ pub(crate) type Voters = Arc<dyn Fn(ShardId) -> BTreeSet<Member> + Send + Sync>;
 pub(crate) struct Replicas {
     transport: Arc<dyn Transport>,
     voters: Voters,
+    journal: Arc<dyn Journal>,
     snapshots: Arc<dyn SnapshotStore>,
     inner: Mutex<Inner>,
+    /// Woken when a snapshot is not being shared any more.
+    shared: Notify,
 }
 
+#[derive(Default)]
 struct Inner {
     /// The newest question's number.
     last: u64,
     /// Who waits for answers to which question.
     waiting: BTreeMap<u64, mpsc::UnboundedSender<(Member, Answer)>>,
+    /// Who is to vote in a group, and must have what its voters have.
+    coming: BTreeMap<ShardId, BTreeSet<Member>>,
+    /// Snapshots that are being shared, or for which events are being deleted.
+    sharing: BTreeSet<(ShardId, u64)>,
 }
 
 enum Answer {
     Saved(Seq),
     Fetched(Option<Snapshot>),
+    Completed(Option<String>),
 }
 
 /// What the others have.
@@ -88,13 +104,14 @@ impl Replicas {
     pub(crate) fn start(
         transport: Arc<dyn Transport>,
         voters: Voters,
+        journal: Arc<dyn Journal>,
         snapshots: Arc<dyn SnapshotStore>,
         env: &Env,
     ) -> (Arc<Self>, AbortOnDrop) {
         // Not from 1: an answer to an earlier life of this node must not be taken for one to this.
-        let inner = Inner { last: env.entropy.next_u64(), waiting: BTreeMap::new() };
-        let inner = Mutex::new(inner);
-        let replicas = Arc::new(Self { transport, voters, snapshots, inner });
+        let inner = Mutex::new(Inner { last: env.entropy.next_u64(), ..Inner::default() });
+        let shared = Notify::new();
+        let replicas = Arc::new(Self { transport, voters, journal, snapshots, inner, shared });
         let (frames, waiting) = mpsc::channel(WAITING);
         replicas.transport.listen(Channel::Snapshots, Arc::new(Inbox(frames)));
         let working = replicas.clone();
@@ -143,16 +160,21 @@ impl Replicas {
         (voters, quorum)
     }
 
-    /// Sends a snapshot that was saved here to the other voters. Returns up to where events may be
-    /// deleted: `None` where no quorum has said in time that it has the snapshot.
+    /// Sends a snapshot that was saved here to the other voters, and to those who are about to be.
+    /// Returns up to where events may be deleted, while [`Sharing`] lives: `None` where no quorum has
+    /// said in time that it has the snapshot.
     pub(crate) async fn share(
         &self,
         shard: ShardId,
         snapshot: Snapshot,
         keep: usize,
         Saved { oldest }: Saved,
-    ) -> Option<Seq> {
-        let (others, quorum) = self.others(shard);
+    ) -> Option<(Seq, Sharing<'_>)> {
+        let sharing = self.sharing(shard);
+        let coming = self.lock().coming.get(&shard).cloned().unwrap_or_default();
+        let (mut others, quorum) = self.others(shard);
+        let voters = others.clone();
+        others.extend(&coming);
         let mut question = self.ask();
         let keep = u32::try_from(keep).unwrap_or(u32::MAX);
         let frame = Frame::Save { id: question.id, keep, snapshot };
@@ -163,7 +185,9 @@ impl Replicas {
         let mut kept = BTreeMap::new();
         let enough = async {
             // This node is one of them.
-            while kept.len() + 1 < quorum {
+            while kept.keys().filter(|member| voters.contains(member)).count() + 1 < quorum
+                || !coming.iter().all(|member| kept.contains_key(member))
+            {
                 if let (from, Answer::Saved(oldest)) = question.answers.recv().await?
                     && others.contains(&from)
                 {
@@ -173,7 +197,7 @@ impl Replicas {
             Some(())
         };
         timeout(KEEP, enough).await.ok()??;
-        Some(kept.into_values().fold(oldest, Seq::min))
+        Some((kept.into_values().fold(oldest, Seq::min), sharing))
     }
 
     /// Gets the newest snapshot of an entity, at `least` or later, from whichever voter has one, and
@@ -252,7 +276,12 @@ impl Replicas {
                     Err(error) => tracing::warn!(%from, %entity, %error, "no snapshot read"),
                 }
             }
+            Frame::Complete { id, shard } => {
+                let problem = self.complete(shard).await.err();
+                self.send(from, Class::Control, &Frame::Completed { id, problem });
+            }
             Frame::Saved { id, oldest } => self.answer(from, id, Answer::Saved(oldest)),
+            Frame::Completed { id, problem } => self.answer(from, id, Answer::Completed(problem)),
             Frame::Fetched { id, snapshot } => self.answer(from, id, Answer::Fetched(snapshot)),
         }
     }

@@ -2,7 +2,7 @@
 //! [`frames`](crate::frames) has them.
 
 use bytes::Bytes;
-use duractor_journal::{EntityId, Seq, Timestamp};
+use duractor_journal::{EntityId, Seq, ShardId, Timestamp};
 use duractor_snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,10 @@ pub(super) enum Frame {
     Fetch { id: u64, entity: EntityId, least: Seq },
     /// The newest one, or none.
     Fetched { id: u64, snapshot: Option<Snapshot> },
+    /// Get all snapshots of a shard that you lack and need.
+    Complete { id: u64, shard: ShardId },
+    /// That is done, or why it is not.
+    Completed { id: u64, problem: Option<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,6 +81,8 @@ impl Frame {
             Frame::Fetched { id, snapshot } => {
                 pack(VERSION, 4, &(id, snapshot.as_ref().map(Image::from)))
             }
+            Frame::Complete { id, shard } => pack(VERSION, 5, &(id, shard.0)),
+            Frame::Completed { id, problem } => pack(VERSION, 6, &(id, problem)),
         }
     }
 
@@ -99,6 +105,14 @@ impl Frame {
             4 => {
                 let (id, image) = unpack::<(u64, Option<Image>)>(fields)?;
                 Frame::Fetched { id, snapshot: image.map(Image::snapshot).transpose()? }
+            }
+            5 => {
+                let (id, shard) = unpack::<(u64, u16)>(fields)?;
+                Frame::Complete { id, shard: ShardId(shard) }
+            }
+            6 => {
+                let (id, problem) = unpack::<(u64, Option<String>)>(fields)?;
+                Frame::Completed { id, problem }
             }
             what => return Err(format!("nobody knows kind {what}")),
         })
@@ -124,7 +138,8 @@ mod tests {
     fn frames_are_as_they_were() {
         let (id, entity) = (7, snapshot().entity);
         let image = b"\x05order\x0217\xac\x02\x05\x02\x05state";
-        let frames: [(Frame, Vec<u8>); 5] = [
+        let problem = Some("no".to_owned());
+        let frames: [(Frame, Vec<u8>); 8] = [
             (
                 Frame::Save { id, keep: 2, snapshot: snapshot() },
                 [b"\x01\x01\x07\x02".as_slice(), image].concat(),
@@ -139,6 +154,9 @@ mod tests {
                 [b"\x01\x04\x07\x01".as_slice(), image].concat(),
             ),
             (Frame::Fetched { id, snapshot: None }, b"\x01\x04\x07\x00".to_vec()),
+            (Frame::Complete { id, shard: ShardId(300) }, b"\x01\x05\x07\xac\x02".to_vec()),
+            (Frame::Completed { id, problem: None }, b"\x01\x06\x07\x00".to_vec()),
+            (Frame::Completed { id, problem }, b"\x01\x06\x07\x01\x02no".to_vec()),
         ];
         for (frame, bytes) in frames {
             assert_eq!(frame.encode().unwrap(), bytes, "{frame:?}");

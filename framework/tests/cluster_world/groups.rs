@@ -7,9 +7,9 @@ use std::{
 
 use duractor::cluster::{Groups, connect::OpenGroups};
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, EntityId, Env, GroupStatus, Head, Journal, JournalError, Limits,
-    LogConfig, Member, MemoryJournal, Position, RecordChunks, ReplayRange, Replication, Role, Seq,
-    ShardId, Term, Transport,
+    Ack, AppendBatch, AppendDone, Deletions, EntityId, Env, GroupStatus, Head, Journal,
+    JournalError, Limits, LogConfig, Member, MemoryJournal, Position, RecordChunks, ReplayRange,
+    Replication, Role, Seq, ShardId, Term, Transport,
 };
 use futures_util::{
     future::BoxFuture,
@@ -320,6 +320,10 @@ impl Journal for Replicas {
         epoch: Term,
     ) -> BoxFuture<'static, Result<(), JournalError>> {
         self.world.journal.delete_to(entity, to, epoch)
+    }
+
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        self.world.journal.deletions(shard)
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {

@@ -68,6 +68,7 @@ impl Place {
             connect: Wire::new(self.network.clone(), config.net.listen.clone()),
             open: Arc::new(Opener(self.world.clone())),
             discovery: vec![Arc::new(Fixed(config.discovery.seeds.clone()))],
+            entities: false,
             config,
         }
     }

@@ -15,8 +15,9 @@ use std::{
 use bytes::Bytes;
 use duractor::{Journal, Node, NodeBuilder, SnapshotStore};
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, EntityId, Head, JournalError, Limits, Member, MemoryJournal,
-    Ownership, Ownerships, Position, RecordChunks, ReplayRange, Seq, ShardId, Term, Transport,
+    Ack, AppendBatch, AppendDone, Deletions, EntityId, Head, JournalError, Limits, Member,
+    MemoryJournal, Ownership, Ownerships, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
+    Transport,
     transport::{Channel, Class, Event, Receiver, SendError},
 };
 use duractor_snapshot::MemorySnapshots;
@@ -270,6 +271,10 @@ impl Journal for View {
         epoch: Term,
     ) -> BoxFuture<'static, Result<(), JournalError>> {
         self.group.memory.delete_to(entity, to, epoch)
+    }
+
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        self.group.memory.deletions(shard)
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {

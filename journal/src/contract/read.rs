@@ -1,5 +1,7 @@
 //! Replay, head, delete, and that records come back as written.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 
@@ -170,6 +172,34 @@ pub(super) fn rich_event(n: u64) -> NewEvent {
     event.metadata.insert("leer".into(), String::new());
     event.metadata.insert("ключ".into(), "\u{0}\n\t\"значение\"".into());
     event
+}
+
+/// Each entity of the shard of which something is deleted, with how far, once; no other shard's.
+pub async fn deletions_are_told_of_a_shard<P: Provider>(provider: &P) {
+    let kit = Kit::open(provider).await;
+    let (ours, others) = (kit.neighbours(ShardId(0), 5), kit.neighbours(ShardId(1), 2));
+    for id in ours.iter().chain(&others) {
+        kit.append(id, 0, 5).await;
+    }
+    let mut expected = BTreeMap::new();
+    for (id, to) in ours.iter().zip([0, 1, 4, 5, 9]).filter(|(_, to)| *to > 0) {
+        kit.delete(id, Seq(to)).await;
+        expected.insert(id.clone(), Seq(to.min(5)));
+    }
+    kit.delete(&others[0], Seq(2)).await;
+    for _ in 0..2 {
+        let mut found = BTreeMap::new();
+        let mut pieces = kit.journal().deletions(ShardId(0));
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.expect("a readable piece");
+            assert!(!piece.is_empty(), "an empty piece");
+            for (id, to) in piece {
+                assert_eq!(found.insert(id.clone(), to), None, "{id} is told of twice");
+            }
+        }
+        assert_eq!(found, expected);
+        kit.maintain().await;
+    }
 }
 
 /// Name, version, tags (with order and repeats), metadata, payload, timestamp, epoch, and the

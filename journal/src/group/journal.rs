@@ -44,7 +44,9 @@ use crate::{
         group_log::Outcome,
         node_log::{NodeLog, PurgeWish},
     },
-    port::{Ack, AppendDone, Head, Journal, Ownership, Ownerships, RecordChunks, ReplayRange},
+    port::{
+        Ack, AppendDone, Deletions, Head, Journal, Ownership, Ownerships, RecordChunks, ReplayRange,
+    },
     record::{AppendBatch, Limits},
     transport::{Member, NoPeers},
 };
@@ -522,6 +524,19 @@ impl Journal for LogJournal {
         let shard = entity.shard(self.shards());
         let deleted = self.ask(shard, (Kind::Delete, epoch, encode_delete(entity, to)));
         Box::pin(async move { deleted.await.map(drop) })
+    }
+
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        let shards = self.shards();
+        let log = match self.log.check_open() {
+            Ok(()) if shard.0 < shards => self.log.group(shard),
+            Ok(()) => {
+                let error = JournalError::UnknownShard { shard, shards };
+                return stream::iter([Err(error)]).boxed();
+            }
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        stream::once(async move { log.deletions().await }).flatten().boxed()
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {

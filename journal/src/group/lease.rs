@@ -80,9 +80,15 @@ impl Lease {
         configs.map(|voters| quorum(self.me, voters, sent, now)).min().flatten()
     }
 
+    /// For how long nobody else can be elected from now on.
+    pub(crate) fn left(&self, seen_by_quorum: Option<Instant>) -> Duration {
+        let end = seen_by_quorum.map(|at| at + self.length);
+        end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
+    }
+
     /// Whether nobody else can have been elected by now.
     pub(crate) fn holds(&self, seen_by_quorum: Option<Instant>) -> bool {
-        seen_by_quorum.is_some_and(|at| Instant::now() < at + self.length)
+        self.left(seen_by_quorum) > Duration::ZERO
     }
 }
 

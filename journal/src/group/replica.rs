@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use openraft::{
-    ReadPolicy, ServerState,
+    RaftMetrics, ReadPolicy, ServerState,
     async_runtime::watch::WatchReceiver,
     raft::linearizable_read::{Linearizer, ReadLogId},
 };
@@ -167,13 +167,17 @@ impl Replica {
         }
         let caught_up =
             metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
-        let members = metrics.membership_config.membership();
-        let seen = self.lease.seen_by_quorum(metrics.current_term, members);
-        if caught_up && self.lease.holds(seen) {
+        if caught_up && self.lease_left(&metrics) > Duration::ZERO {
             Ownership::Mine { term: Term(metrics.current_term) }
         } else {
             Ownership::Other { leader: None }
         }
+    }
+
+    /// For how long this replica can count on being the only leader.
+    fn lease_left(&self, metrics: &RaftMetrics<Group>) -> Duration {
+        let members = metrics.membership_config.membership();
+        self.lease.left(self.lease.seen_by_quorum(metrics.current_term, members))
     }
 
     /// Follows the engine: opens and closes the gate for writes, and tells who owns the shard.
@@ -195,7 +199,15 @@ impl Replica {
             if leading {
                 self.leave_to_a_voter().await;
             }
-            let delay = if waiting_to_serve { tick / 25 } else { tick };
+            let delay = match ownership {
+                // What must stop with the lease stops when it ends, not some time later.
+                Ownership::Mine { .. } => {
+                    let metrics = self.raft.metrics();
+                    self.lease_left(&metrics.borrow_watched()).min(tick)
+                }
+                Ownership::Other { .. } if waiting_to_serve => tick / 25,
+                Ownership::Other { .. } => tick,
+            };
             let changed = tokio::select! {
                 biased;
                 changed = changes.changed() => changed.is_ok(),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use super::{apply::Outcome, group_state::GroupState, shared::Flushed};
@@ -22,9 +23,12 @@ use super::{
 use crate::{
     env::Env,
     error::JournalError,
-    id::{EntityId, ShardId, Term},
-    port::Head,
+    id::{EntityId, Seq, ShardId, Term},
+    port::{Deletions, Head},
 };
+
+/// Entities in one piece of [`GroupLog::deletions`].
+const DELETIONS: usize = 1024;
 
 /// A handle on a group's log. Clones are the same log.
 ///
@@ -325,6 +329,18 @@ impl GroupLog {
         self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
     }
 
+    /// The entities of which events are deleted, as far as the group is applied here.
+    pub(crate) async fn deletions(&self) -> Deletions {
+        let GroupState { applied, epoch, .. } = self.state();
+        let Some(at) = applied else { return stream::empty().boxed() };
+        let image = match self.image(at, epoch).await {
+            Ok(image) => image,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let env = self.shared.env.clone();
+        stream::unfold(Some(image), move |image| next_deleted(env.clone(), image)).boxed()
+    }
+
     /// Begins to receive a checkpoint that is cut at `at`.
     ///
     /// # Errors
@@ -350,6 +366,20 @@ impl GroupLog {
         let task = Task::Install(Box::new(staged), done);
         self.queue.send(task).map_err(|_| why())?;
         installed.await.map_err(|_| why())?
+    }
+}
+
+async fn next_deleted(
+    env: Env,
+    image: Option<Image>,
+) -> Option<(Result<Vec<(EntityId, Seq)>, JournalError>, Option<Image>)> {
+    let mut image = image?;
+    let job = move || (image.next_deleted(DELETIONS), image);
+    match env.offload(job).await {
+        Some((Ok(found), _)) if found.is_empty() => None,
+        Some((Ok(found), image)) => Some((Ok(found), Some(image))),
+        Some((Err(error), _)) => Some((Err(error), None)),
+        None => Some((Err(JournalError::Closed), None)),
     }
 }
 

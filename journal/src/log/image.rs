@@ -185,6 +185,28 @@ impl Image {
         Ok(Some(chunk.finish()))
     }
 
+    /// The next entities of which events are deleted, and how far; none after the last. To be called
+    /// where waiting for the disk is allowed, and not together with
+    /// [`next_chunk`](Self::next_chunk).
+    ///
+    /// # Errors
+    /// As for any read of the log.
+    pub(crate) fn next_deleted(
+        &mut self,
+        most: usize,
+    ) -> Result<Vec<(EntityId, Seq)>, JournalError> {
+        let mut found = Vec::new();
+        while found.len() < most
+            && let Some(entity) = self.least()
+        {
+            let Current { entity, deleted_to, .. } = self.begin(entity)?;
+            if deleted_to > Seq::ZERO {
+                found.push((entity, deleted_to));
+            }
+        }
+        Ok(found)
+    }
+
     /// The next entity.
     fn least(&self) -> Option<EntityId> {
         self.parts.iter().filter_map(Part::front).min().map(|(_, entity)| entity.clone())

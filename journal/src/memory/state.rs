@@ -158,6 +158,15 @@ impl State {
 }
 
 impl Shard {
+    /// The entities of which events are deleted, and how far.
+    pub(super) fn deletions(&self) -> Vec<(EntityId, Seq)> {
+        let all = self.streams.iter().map(|(id, stream)| (id.clone(), stream.head.deleted_to));
+        let mut found: Vec<_> = all.filter(|(_, deleted_to)| *deleted_to > Seq::ZERO).collect();
+        // Not as the map has them: that differs from run to run.
+        found.sort_unstable();
+        found
+    }
+
     fn append(&mut self, batch: AppendBatch) -> Appended {
         self.index += 1;
         let AppendBatch { entity, epoch, expected_seq, timestamp, mut request, events } = batch;

@@ -11,8 +11,8 @@ use std::{
 
 use duractor::{EntityId, Journal, Seq, SnapshotStore};
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, Appended, Corruption, EventRecord, Head, JournalError, Limits,
-    MemoryJournal, Position, RecordChunks, ReplayRange, ShardId, Term,
+    Ack, AppendBatch, AppendDone, Appended, Corruption, Deletions, EventRecord, Head, JournalError,
+    Limits, MemoryJournal, Position, RecordChunks, ReplayRange, ShardId, Term,
 };
 use duractor_snapshot::{Criteria, MemorySnapshots, Retention, Saved, Snapshot, SnapshotError};
 use futures_util::{
@@ -198,6 +198,10 @@ impl Journal for Live {
         self.0.journal.delete_to(entity, to, epoch)
     }
 
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        self.0.journal.deletions(shard)
+    }
+
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {
         self.0.journal.tail(shard, after)
     }
@@ -292,6 +296,10 @@ impl Journal for View {
         _: Term,
     ) -> BoxFuture<'static, Result<(), JournalError>> {
         Box::pin(ready(Err(JournalError::Closed)))
+    }
+
+    fn deletions(&self, shard: ShardId) -> Deletions {
+        self.stores.journal.deletions(shard)
     }
 
     fn tail(&self, shard: ShardId, after: Position) -> RecordChunks {

@@ -153,10 +153,7 @@ fn transfer(world: &Arc<World>, to: NodeId, rng: &mut Rng) {
     tokio::spawn(async move {
         let Some((process, _)) = world.process(from) else { return };
         let Some(cluster) = process.up().cluster else { return };
-        let groups = cluster.groups();
-        let voters = groups.group(shard).voters;
-        let Some(to) = voters.into_iter().find(|voter| voter.node == to) else { return };
-        let moved = groups.transfer_leadership(shard, to);
+        let moved = cluster.hand_over(shard, to);
         let moved = world.call(&process, Duration::from_secs(5), moved).await;
         world.say(54, || format!("{shard} from node {from} to {to}: {moved:?}"));
     });
