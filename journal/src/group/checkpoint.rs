@@ -221,6 +221,15 @@ fn refused(error: &JournalError) -> Answer {
     Answer::Refused(error.to_string())
 }
 
+/// Whether the log goes up to the cut of a checkpoint already. What is applied is committed, and so is
+/// the cut: the leader's log and this one are the same so far. The engine must not be given such a
+/// checkpoint: it would take the log's end for being at the cut, where entries may follow that this
+/// replica has acknowledged.
+fn is_here(replica: &Replica, at: LogId) -> bool {
+    let applied = replica.log.state().applied;
+    applied.is_some_and(|applied| applied.index >= at.index) || replica.log.has_durable(at)
+}
+
 /// A leader wants to send a checkpoint.
 pub(crate) async fn begin(
     replica: &Replica,
@@ -231,8 +240,7 @@ pub(crate) async fn begin(
     members: Option<(LogId, Bytes)>,
 ) -> Answer {
     let mut open = replica.receiving.0.lock().await;
-    // What is applied is committed: the leader's log and this one are the same so far.
-    if replica.log.state().applied.is_some_and(|applied| applied.index >= at.index) {
+    if is_here(replica, at) {
         return Answer::Installed(vote);
     }
     if let Some(open) = open.as_ref()
@@ -280,9 +288,13 @@ pub(crate) async fn end(replica: &Replica, from: Member, vote: RaftVote, at: Log
     let Some(open) = slot.take_if(|open| (open.from, open.cut.at) == (from, at)) else {
         return Answer::Refused("no such checkpoint is being received".into());
     };
+    if is_here(replica, at) {
+        return Answer::Installed(vote);
+    }
     let Open { cut, intake, .. } = open;
     let members = cut.members.clone();
-    let finish = move || intake.finish(members, Later::Dropped);
+    // Entries that are on their way to the engine may come before the checkpoint.
+    let finish = move || intake.finish(members, Later::Kept);
     let staged = match replica.log.env().offload(finish).await {
         Some(Ok(staged)) => staged,
         Some(Err(error)) => return refused(&error),

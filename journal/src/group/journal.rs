@@ -253,7 +253,7 @@ impl LogJournal {
         }
     }
 
-    fn replica(&self, shard: ShardId) -> Result<Arc<Replica>, JournalError> {
+    pub(super) fn replica(&self, shard: ShardId) -> Result<Arc<Replica>, JournalError> {
         self.log.check_open()?;
         self.known(shard)?;
         let reason = || "this node has no replica of it".into();

@@ -8,13 +8,13 @@ use std::{
 use openraft::{
     ChangeMembers, EmptyNode,
     async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, InitializeError, RaftError},
+    errors::{ClientWriteError, Fatal, InitializeError, RaftError},
 };
 use tokio::time::Instant;
 
 use super::{
     replica::Replica,
-    types::{Group, decode_vote, encode_membership, encode_vote},
+    types::{Group, RaftMembership, decode_vote, encode_membership, encode_vote, members},
 };
 use crate::{
     error::JournalError,
@@ -54,13 +54,23 @@ fn stopped(shard: ShardId) -> JournalError {
     JournalError::OutcomeUnknown { shard, reason: "its replica has stopped here".into() }
 }
 
-/// The group's voters, asked of the engine itself: what it tells by itself comes a little later.
-pub(crate) async fn voters(replica: &Replica) -> Result<BTreeSet<Member>, JournalError> {
+/// The group's members and whether a quorum agreed to them, asked of the engine itself: what it tells
+/// by itself comes a little later.
+async fn now(replica: &Replica) -> Result<(RaftMembership, bool), Fatal<Group>> {
     let look = |state: &openraft::RaftState<Group>| {
-        super::types::members(state.membership_state.effective().membership().voter_ids())
+        let (last, agreed) =
+            (state.membership_state.effective(), state.membership_state.committed());
+        (last.membership().clone(), last.log_id() == agreed.log_id())
     };
-    let found = replica.raft.with_raft_state(look).await;
-    found.map_err(|fatal| JournalError::Failed { cause: fatal.to_string() })
+    replica.raft.with_raft_state(look).await
+}
+
+/// The group's voters; while they change, the old ones and the new ones.
+pub(crate) async fn voters(replica: &Replica) -> Result<BTreeSet<Member>, JournalError> {
+    match now(replica).await {
+        Ok((found, _)) => Ok(members(found.voter_ids())),
+        Err(fatal) => Err(JournalError::Failed { cause: fatal.to_string() }),
+    }
 }
 
 /// Makes a new group.
@@ -97,10 +107,15 @@ pub(crate) async fn change(replica: &Replica, change: Change) -> Result<(), Jour
     }
     let joining: BTreeSet<Member> = change.voters.difference(&status.voters).copied().collect();
     caught_up(replica, &joining).await?;
-    if replica.status().voters != change.voters {
+    let (found, agreed) = now(replica).await.map_err(|_| stopped(shard))?;
+    // An earlier attempt may have stopped half-way, where decisions take a quorum of the old voters
+    // and one of the new: then the voters are the wanted ones, and the change is not complete.
+    let complete = agreed && *found.get_joint_config() == [ids(&change.voters)];
+    if !complete {
         apply(replica, ChangeMembers::ReplaceAllVoters(ids(&change.voters)), true).await?;
     }
-    let left = replica.status().learners;
+    let (found, _) = now(replica).await.map_err(|_| stopped(shard))?;
+    let left = members(found.learner_ids());
     let gone: BTreeSet<u64> = left.difference(&change.learners).map(|m| m.to_u64()).collect();
     if !gone.is_empty() {
         apply(replica, ChangeMembers::RemoveNodes(gone), false).await?;

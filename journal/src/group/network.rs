@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     id::ShardId,
-    transport::{Class, Member},
+    transport::{Class, Member, SendError},
 };
 
 /// Requests under way on one stream. More hide the time of an fsync at 16 to 64 writers; beyond
@@ -35,6 +35,9 @@ const PIPELINE: usize = 8;
 /// tells how far the log is committed; under load that is half of all requests, and an entry tells it
 /// as well. A follower applies so much later at most.
 const QUIET: Duration = Duration::from_millis(2);
+
+/// So long a request for which the link has no room waits until it is tried again.
+const FULL: Duration = Duration::from_millis(10);
 
 type Failure = RPCError<Group>;
 
@@ -136,6 +139,7 @@ impl RaftNetworkV2<Group> for Link {
             ready: VecDeque::new(),
             matched: None,
             held: None,
+            refused: None,
             patience: self.patience,
             lease: self.lease.clone(),
             to: self.to,
@@ -220,6 +224,13 @@ fn term(request: &AppendEntriesRequest<Group>) -> u64 {
     request.vote.leader_id.term
 }
 
+/// A request for which there was no room: since when, and when it is tried again.
+struct Refused {
+    request: AppendEntriesRequest<Group>,
+    since: Instant,
+    again: Instant,
+}
+
 /// Requests going out and answers coming in, in the same order.
 struct Pipeline<S> {
     /// `None` when the engine has nothing more for this session.
@@ -233,6 +244,8 @@ struct Pipeline<S> {
     matched: Option<RaftLogId>,
     /// A request without entries, and when it is sent if nothing else comes.
     held: Option<(AppendEntriesRequest<Group>, Instant)>,
+    /// A request for which the link had no room.
+    refused: Option<Refused>,
     patience: Duration,
     lease: Arc<Lease>,
     to: Member,
@@ -247,17 +260,20 @@ impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
             if let Some(answer) = self.take_ready() {
                 return Some(answer);
             }
-            if self.input.is_none() && self.under_way.is_empty() && self.held.is_none() {
+            let idle = self.under_way.is_empty() && self.held.is_none() && self.refused.is_none();
+            if self.input.is_none() && idle {
                 return None;
             }
+            let again = self.refused.as_ref().map(|refused| refused.again);
             let deadline = self.under_way.front().map(|first| first.since + self.patience);
             let quiet = self.held.as_ref().map(|(_, until)| *until);
-            let room = self.under_way.len() < PIPELINE;
+            let room = self.under_way.len() < PIPELINE && self.refused.is_none();
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => Step::Event(event),
                 request = next_of(&mut self.input), if room => Step::Request(request),
                 () = sleep_until(quiet), if room => Step::Quiet,
+                () = sleep_until(again) => Step::Again,
                 () = sleep_until(deadline) => Step::Timeout,
             };
             if let Err(failure) = self.step(event) {
@@ -275,6 +291,7 @@ impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
                 Ok(())
             }
             Step::Event(_) => Err(unreachable("the link was lost")),
+            Step::Again => self.send_refused(),
             Step::Timeout => Err(unreachable("no answer in time")),
             Step::Quiet => self.send_held(),
             Step::Request(None) => {
@@ -289,22 +306,44 @@ impl<S: Stream<Item = AppendEntriesRequest<Group>> + Unpin + Send> Pipeline<S> {
             Step::Request(Some(request)) => {
                 // It says all that the one that was held would have said.
                 self.held = None;
-                self.send(&request)
+                self.send(request)
             }
         }
     }
 
     fn send_held(&mut self) -> Result<(), Failure> {
         match self.held.take() {
-            Some((request, _)) => self.send(&request),
+            Some((request, _)) => self.send(request),
             None => Ok(()),
         }
     }
 
-    fn send(&mut self, request: &AppendEntriesRequest<Group>) -> Result<(), Failure> {
-        let since = Instant::now();
-        let seq = self.stream.send(request, Class::Data).map_err(unreachable)?;
-        self.under_way.push_back(UnderWay { seq, term: term(request), since });
+    fn send_refused(&mut self) -> Result<(), Failure> {
+        match self.refused.take() {
+            Some(refused) => self.send_since(refused.request, refused.since),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, request: AppendEntriesRequest<Group>) -> Result<(), Failure> {
+        self.send_since(request, Instant::now())
+    }
+
+    fn send_since(
+        &mut self,
+        request: AppendEntriesRequest<Group>,
+        since: Instant,
+    ) -> Result<(), Failure> {
+        let now = Instant::now();
+        match self.stream.send(&request, Class::Data) {
+            Ok(seq) => self.under_way.push_back(UnderWay { seq, term: term(&request), since: now }),
+            // To fail at once would lose the answers to what is under way. The engine would send the
+            // same requests again then, and again more than the link takes.
+            Err(SendError::Full) if now < since + self.patience => {
+                self.refused = Some(Refused { request, since, again: now + FULL });
+            }
+            Err(error) => return Err(unreachable(error)),
+        }
         Ok(())
     }
 
@@ -337,6 +376,7 @@ enum Step {
     Event(Option<StreamEvent>),
     Request(Option<AppendEntriesRequest<Group>>),
     Quiet,
+    Again,
     Timeout,
 }
 

@@ -1,5 +1,7 @@
 //! Groups over an ideal network: elections, replication, hand-over, members.
 
+mod cases;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},

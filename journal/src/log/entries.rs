@@ -144,6 +144,14 @@ impl Entries {
         }
     }
 
+    /// Whether what follows `committed` belongs to another history than that entry: then the next one
+    /// has an earlier term. A leader of its term or a later one had the entry itself before it added
+    /// more.
+    pub(crate) fn diverges_after(&self, committed: LogId) -> bool {
+        let next = self.slot(committed.index + 1).map(|at| self.slots[at].term);
+        next.is_some_and(|term| term < committed.term)
+    }
+
     /// Keeps so many slots.
     fn truncate(&mut self, keep: usize) {
         let gone = self.slots.len().saturating_sub(keep);

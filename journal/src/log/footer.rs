@@ -101,10 +101,11 @@ pub(crate) struct Checkpoint {
 /// What becomes of the entries that follow a checkpoint and lie in segments older than it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Later {
-    /// They are another history: the group's log begins after the checkpoint, empty.
+    /// The group's log begins after the checkpoint, empty.
     #[default]
     Dropped,
-    /// They are the group's log still: the checkpoint only took the place of what had been applied.
+    /// They are the group's log still, unless they are [another
+    /// history](super::entries::Entries::diverges_after).
     Kept,
 }
 

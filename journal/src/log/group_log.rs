@@ -184,6 +184,11 @@ impl GroupLog {
         self.group.replica().entries.durable()
     }
 
+    /// Whether this entry is here and durable; not where it is purged.
+    pub(crate) fn has_durable(&self, id: LogId) -> bool {
+        self.group.replica().entries.spot(id).is_some()
+    }
+
     /// Whether entries of so many bytes may be proposed, or accepted from a leader. Once
     /// [appended](Self::append) they are written, however long it takes until there is room.
     ///
@@ -353,8 +358,8 @@ impl GroupLog {
     }
 
     /// Lets a checkpoint take the place of all that there is of the shard: the log then begins after
-    /// the cut, and everything up to the cut counts as applied. Nothing may be appended or applied
-    /// meanwhile. All of it or nothing, also after a crash.
+    /// the cut, and everything up to the cut counts as applied. Nothing may be applied meanwhile. All
+    /// of it or nothing, also after a crash.
     ///
     /// # Errors
     /// [`JournalError::DiskFull`], [`JournalError::Io`]: nothing has changed. After

@@ -150,7 +150,7 @@ impl Replica {
         membership: Option<(LogId, Bytes)>,
         later: Later,
     ) {
-        if later == Later::Dropped {
+        if later == Later::Dropped || self.entries.diverges_after(at) {
             self.entries.truncate_after(Some(at));
         }
         self.entries.purge(at);

@@ -1,7 +1,10 @@
 //! Cases with a name.
 
 use super::{
-    super::entry::{Body, Entry},
+    super::{
+        entry::{Body, Entry},
+        footer::Later,
+    },
     append,
     disk::{CrashDisk, Keep},
     model::{Op, entity, logged},
@@ -229,4 +232,42 @@ async fn the_end_of_a_superseded_stretch_may_outlive_its_beginning() {
         (Some(entries[2].id), Some(entries[3].id))
     );
     assert_eq!(group.read(3, 4, usize::MAX).await.unwrap(), entries[3..]);
+}
+
+/// A checkpoint takes away what is another history, also where the power fails right after, and leaves
+/// what is its own.
+#[tokio::test(start_paused = true)]
+async fn only_entries_that_continue_a_checkpoint_stay() {
+    for (term, kept) in [(1, true), (2, false)] {
+        let source = CrashDisk::default();
+        let (log, _wishes) = open(&source, 1).await.unwrap();
+        let mut entries: Vec<_> = (0..4).map(|index| entry(1, index, Vec::new())).collect();
+        entries[3] = entry(term, 3, Vec::new());
+        let from = log.group(ShardId(0));
+        append(&from, entries.clone()).await.unwrap();
+        from.apply(entries.clone()).await.unwrap();
+        let cut = entries[3].id;
+
+        let disk = CrashDisk::default();
+        let (log, _wishes) = open(&disk, 2).await.unwrap();
+        let group = log.group(ShardId(0));
+        let old: Vec<_> = (0..6).map(|index| entry(1, index, Vec::new())).collect();
+        append(&group, old.clone()).await.unwrap();
+        if !kept {
+            // As the engine does when it hears of the checkpoint.
+            group.truncate_after(None);
+        }
+        let epoch = from.state().epoch;
+        let mut image = from.image(cut, epoch).await.unwrap();
+        let mut intake = group.intake(cut, epoch).unwrap();
+        while let Some(chunk) = image.next_chunk(1000).unwrap() {
+            intake.take(&chunk).unwrap();
+        }
+        group.install(intake.finish(None, Later::Kept).unwrap()).await.unwrap();
+        let last = if kept { old[5].id } else { cut };
+        assert_eq!((group.state().last, group.state().applied), (Some(last), Some(cut)));
+        let (log, _wishes) = open(&disk.after_crash(Keep::Nothing), 3).await.unwrap();
+        let state = log.group(ShardId(0)).state();
+        assert_eq!((state.last, state.applied), (Some(last), Some(cut)), "term {term}");
+    }
 }

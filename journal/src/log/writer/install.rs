@@ -77,9 +77,11 @@ impl Writer {
             let full = JournalError::DiskFull { message: "entries wait for room".into() };
             return Err(self.shared.room.lack().unwrap_or(full));
         }
+        let cut = staged.cut.at;
+        let diverges = self.shared.group(shard).replica().entries.diverges_after(cut);
         let kept = match staged.later {
-            Later::Kept => self.entries_before(shard, u64::MAX, Some(staged.cut.at))?,
-            Later::Dropped => Vec::new(),
+            Later::Kept if !diverges => self.entries_before(shard, u64::MAX, Some(cut))?,
+            Later::Kept | Later::Dropped => Vec::new(),
         };
         let carried = self.what_to_carry(self.active.id);
         let members = staged.membership.as_ref().map_or(0, |(_, members)| members.len());
