@@ -118,7 +118,7 @@ async fn attempt(shared: &Shared, shard: ShardId, order: Order) -> Result<(), Jo
             Order::Members { voters, learners } => {
                 let (voters, learners) =
                     (voters.into_iter().collect(), learners.into_iter().collect());
-                if group.voters == voters && group.learners == learners {
+                if group.voters == voters && group.learners == learners && !group.changing {
                     return Ok(());
                 }
                 change_members(shared, tenant, &group, voters, learners).await

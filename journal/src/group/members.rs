@@ -123,6 +123,18 @@ pub(crate) async fn change(replica: &Replica, change: Change) -> Result<(), Jour
     Ok(())
 }
 
+/// Finishes a change of voters that was left half-way.
+pub(crate) async fn finish(replica: &Replica) -> Result<(), JournalError> {
+    let (found, agreed) = now(replica).await.map_err(|_| stopped(replica.shard))?;
+    match found.get_joint_config().as_slice() {
+        [_, .., wanted] if agreed => {
+            tracing::info!(shard = %replica.shard, ?wanted, "a change of voters is finished");
+            apply(replica, ChangeMembers::ReplaceAllVoters(wanted.clone()), true).await
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn apply(
     replica: &Replica,
     change: ChangeMembers<u64, EmptyNode>,

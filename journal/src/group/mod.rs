@@ -16,9 +16,10 @@
 //! | `machine.rs` | openraft's state machine: applying entries |
 //! | `propose.rs` | writes that wait, put together into entries |
 //! | `hub.rs` | which replicas run, who owns the shards, and who listens |
+//! | `replica.rs` | one replica: its parts, how it is, reads |
 //! | `inbound.rs` | requests of other replicas |
-//! | `replica.rs` | one replica: an actor |
 //! | `members.rs` | making a group, changing its members, handing it over |
+//! | `actor.rs` | the actor of a replica, and what goes on around its engine |
 //! | `supervisor.rs` | the actor above the replicas of a node |
 //! | `journal.rs` | `LogJournal`: the port on top of all that |
 
@@ -42,6 +43,7 @@ pub(crate) mod network;
 pub(crate) mod replica;
 pub(crate) mod store;
 
+pub(crate) mod actor;
 pub(crate) mod members;
 pub(crate) mod supervisor;
 

@@ -1,4 +1,4 @@
-//! One replica of a group: an actor that owns the engine and the tasks around it.
+//! One replica of a group: its parts, how it is, and reads.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,18 +7,17 @@ use openraft::{
     async_runtime::watch::WatchReceiver,
     raft::linearizable_read::{Linearizer, ReadLogId},
 };
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
+use ractor::ActorProcessingErr;
+use tokio::time::Instant;
 
 use super::{
     checkpoint::Receiving,
     hub::Hub,
-    inbound,
     lease::Lease,
     machine::Machine,
     network::Network,
     peers::Peers,
-    propose::{Gate, Proposals},
+    propose::Proposals,
     status::{GroupStatus, Role, Timing},
     store::Store,
     types::{Group, Raft, members, raft_config, stored_membership},
@@ -44,8 +43,8 @@ pub(crate) struct Replica {
     /// A checkpoint that is being received.
     pub(crate) receiving: Receiving,
     /// Before this, no vote is given, and none is asked for: see [`bound`].
-    bound_until: Instant,
-    hub: Arc<Hub>,
+    pub(super) bound_until: Instant,
+    pub(super) hub: Arc<Hub>,
 }
 
 /// What a replica is made from.
@@ -78,7 +77,7 @@ fn bound(log: &GroupLog) -> bool {
 }
 
 impl Replica {
-    async fn new(parts: Parts) -> Result<Arc<Self>, ActorProcessingErr> {
+    pub(super) async fn new(parts: Parts) -> Result<Arc<Self>, ActorProcessingErr> {
         let Parts { log, peers, proposals, hub, timing } = parts;
         let shard = log.shard();
         let patience = Duration::from_millis(timing.election_max_ms * 2);
@@ -111,11 +110,6 @@ impl Replica {
         Instant::now() < self.bound_until
     }
 
-    async fn stand_when_unbound(self: Arc<Self>) {
-        tokio::time::sleep_until(self.bound_until).await;
-        self.raft.runtime_config().elect(true);
-    }
-
     pub(crate) fn me(&self) -> Member {
         self.peers.me()
     }
@@ -137,6 +131,8 @@ impl Replica {
         status.leader = metrics.current_leader.map(Member::from_u64);
         status.term = Term(metrics.current_term);
         status.voters = voters;
+        status.changing = membership.get_joint_config().len() > 1
+            || *metrics.membership_config.log_id() > metrics.last_applied;
         status.learners = members(membership.learner_ids());
         status.last_index = metrics.last_log_index;
         status.applied_index = metrics.last_applied.map(|id| id.index);
@@ -154,7 +150,7 @@ impl Replica {
 
     /// Whether this replica leads, has applied everything that was before it, and heard of a quorum
     /// within its lease; and who leads else.
-    fn ownership(&self) -> Ownership {
+    pub(super) fn ownership(&self) -> Ownership {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let me = self.me();
@@ -175,76 +171,9 @@ impl Replica {
     }
 
     /// For how long this replica can count on being the only leader.
-    fn lease_left(&self, metrics: &RaftMetrics<Group>) -> Duration {
+    pub(super) fn lease_left(&self, metrics: &RaftMetrics<Group>) -> Duration {
         let members = metrics.membership_config.membership();
         self.lease.left(self.lease.seen_by_quorum(metrics.current_term, members))
-    }
-
-    /// Follows the engine: opens and closes the gate for writes, and tells who owns the shard.
-    async fn watch(self: Arc<Self>) {
-        let mut changes = self.raft.server_metrics();
-        let tick = Duration::from_millis(self.timing.heartbeat_ms);
-        loop {
-            let ownership = self.ownership();
-            self.proposals.set_gate(match ownership {
-                Ownership::Mine { .. } => Gate::Open,
-                Ownership::Other { leader } => Gate::Closed { leader },
-            });
-            self.hub.owned(self.shard, ownership);
-            let leading = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
-            let waiting_to_serve = leading && !matches!(ownership, Ownership::Mine { .. });
-            if self.proposals.wants_all() {
-                self.tell_all();
-            }
-            if leading {
-                self.leave_to_a_voter().await;
-            }
-            let delay = match ownership {
-                // What must stop with the lease stops when it ends, not some time later.
-                Ownership::Mine { .. } => {
-                    let metrics = self.raft.metrics();
-                    self.lease_left(&metrics.borrow_watched()).min(tick)
-                }
-                Ownership::Other { .. } if waiting_to_serve => tick / 25,
-                Ownership::Other { .. } => tick,
-            };
-            let changed = tokio::select! {
-                biased;
-                changed = changes.changed() => changed.is_ok(),
-                () = tokio::time::sleep(delay) => true,
-            };
-            if !changed || self.raft.metrics().borrow_watched().running_state.is_err() {
-                return;
-            }
-            self.hub.changed(self.shard, &self.status());
-        }
-    }
-
-    /// A leader that has no vote any more hands over: it would lead on without being able to change
-    /// the group's members.
-    async fn leave_to_a_voter(&self) {
-        let status = self.status();
-        if status.role != Role::Leader || status.voters.contains(&self.me()) {
-            return;
-        }
-        let at = |voter: &&Member| (status.replicated.get(voter).copied().flatten(), **voter);
-        if let Some(next) = status.voters.iter().max_by_key(at) {
-            // An error means that the engine has stopped.
-            let _ = self.raft.trigger().transfer_leader(next.to_u64()).await;
-        }
-    }
-
-    /// Answers those who wait for all voters.
-    fn tell_all(&self) {
-        let status = self.status();
-        let others = status.voters.iter().filter(|voter| **voter != self.me());
-        let matched = others.map(|voter| status.replicated.get(voter).copied().flatten());
-        // Nobody else: the leader's own disk is all.
-        match matched.min() {
-            None => self.proposals.on_all(u64::MAX),
-            Some(Some(index)) => self.proposals.on_all(index),
-            Some(None) => {}
-        }
     }
 
     /// See [`Journal::barrier`](crate::Journal::barrier).
@@ -358,84 +287,4 @@ impl Replica {
 /// The last position that an entry with this index can have.
 fn position_of(index: Option<u64>) -> Position {
     index.map_or(Position::ZERO, |index| Position::new(index, u16::MAX))
-}
-
-/// What a replica's actor is told.
-pub(crate) enum ReplicaMessage {
-    /// The engine has stopped.
-    Stopped,
-}
-
-// Local only: never sent to another node.
-impl ractor::Message for ReplicaMessage {}
-
-/// The actor: it fails when the engine does, and its supervisor starts it anew.
-pub(crate) struct ReplicaActor;
-
-/// What ends with the actor.
-pub(crate) struct Running {
-    replica: Arc<Replica>,
-    tasks: Vec<AbortHandle>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-        self.replica.proposals.set_gate(Gate::Closed { leader: None });
-        self.replica.hub.stopped(self.replica.shard);
-    }
-}
-
-impl Actor for ReplicaActor {
-    type Msg = ReplicaMessage;
-    type State = Running;
-    type Arguments = Parts;
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<ReplicaMessage>,
-        parts: Parts,
-    ) -> Result<Running, ActorProcessingErr> {
-        let replica = Replica::new(parts).await?;
-        let (inbox, requests) = mpsc::unbounded_channel();
-        replica.peers.serve(replica.shard, inbox);
-        let watching = replica.clone();
-        let watch = tokio::spawn(async move {
-            watching.watch().await;
-            // The actor may be gone already.
-            let _ = myself.cast(ReplicaMessage::Stopped);
-        });
-        let tasks = vec![
-            watch.abort_handle(),
-            tokio::spawn(replica.clone().stand_when_unbound()).abort_handle(),
-            tokio::spawn(inbound::serve(replica.clone(), requests)).abort_handle(),
-            tokio::spawn(replica.proposals.clone().run(replica.raft.clone())).abort_handle(),
-        ];
-        replica.hub.started(replica.shard, replica.clone());
-        Ok(Running { replica, tasks })
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<ReplicaMessage>,
-        ReplicaMessage::Stopped: ReplicaMessage,
-        running: &mut Running,
-    ) -> Result<(), ActorProcessingErr> {
-        let metrics = running.replica.raft.metrics();
-        let state = metrics.borrow_watched().running_state.clone();
-        Err(match state {
-            Err(error) => error.into(),
-            Ok(()) => "the engine has stopped".into(),
-        })
-    }
-
-    async fn post_stop(
-        &self,
-        _: ActorRef<ReplicaMessage>,
-        running: &mut Running,
-    ) -> Result<(), ActorProcessingErr> {
-        // It may have stopped already.
-        let _ = running.replica.raft.shutdown().await;
-        Ok(())
-    }
 }

@@ -75,8 +75,11 @@ pub struct GroupStatus {
     pub leader: Option<Member>,
     /// The Raft term.
     pub term: Term,
-    /// The replicas that vote.
+    /// The replicas that vote; while they are changed, the old ones and the new ones.
     pub voters: BTreeSet<Member>,
+    /// Whether the voters are being changed, as far as this replica has the log: decisions take a quorum
+    /// of the old ones and one of the new ones, or nobody knows yet that they do not any more.
+    pub changing: bool,
     /// The replicas that only follow.
     pub learners: BTreeSet<Member>,
     /// The index of the last entry in this replica's log.
@@ -101,6 +104,7 @@ impl GroupStatus {
             leader: None,
             term: Term(0),
             voters: BTreeSet::new(),
+            changing: false,
             learners: BTreeSet::new(),
             last_index: None,
             applied_index: None,

@@ -5,11 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{
-    hub::Hub,
-    peers::Peers,
-    propose::Proposals,
-    replica::{Parts, ReplicaActor},
-    status::Timing,
+    actor::ReplicaActor, hub::Hub, peers::Peers, propose::Proposals, replica::Parts, status::Timing,
 };
 use crate::{error::JournalError, id::ShardId, log::node_log::NodeLog};
 

@@ -10,6 +10,7 @@ use openraft::{
 use super::{
     super::{
         checkpoint::{self, Content},
+        lease::Lease,
         network::Network,
         types::{Group, RaftEntry, RaftMembership, SnapshotMeta, to_log_id},
         wire,
@@ -110,7 +111,8 @@ async fn entries_wait_for_room_on_the_link() {
     let narrow = Arc::new(Narrow::default());
     let (peers, _wanted) = Peers::new(narrow.clone(), 1);
     let patience = Duration::from_millis(600);
-    let mut network = Network { peers, shard: SHARD, patience };
+    let lease = Arc::new(Lease::new(member(1).to_u64(), Timing::default()));
+    let mut network = Network { peers, shard: SHARD, patience, lease };
     let mut link = network.new_client(member(2).to_u64(), &EmptyNode {}).await;
     let id = |index| to_log_id(LogId { term: 1, index });
     let request = move |index| AppendEntriesRequest {
@@ -151,7 +153,8 @@ async fn a_checkpoint_leaves_the_entries_after_it() {
     let leader = member(9);
     let (peers, _wanted) = Peers::new(Arc::new(Port { me: leader, net: cluster.net.clone() }), 1);
     let patience = Duration::from_secs(1);
-    let mut network = Network { peers: peers.clone(), shard: SHARD, patience };
+    let lease = Arc::new(Lease::new(member(1).to_u64(), Timing::default()));
+    let mut network = Network { peers: peers.clone(), shard: SHARD, patience, lease };
     let vote = RaftVote::new_committed(5, leader.to_u64());
     let id = |index| LogId { term: 5, index };
     let entries = |from: u64| -> Vec<RaftEntry> {
@@ -194,5 +197,31 @@ async fn a_checkpoint_leaves_the_entries_after_it() {
     assert_eq!(state.last, Some(id(5)));
     let kept = lagging.log.read(4, 6, usize::MAX).await.expect("readable");
     assert_eq!(kept.iter().map(|entry| entry.id).collect::<Vec<_>>(), [id(4), id(5)]);
+    cluster.end().await;
+}
+
+/// Cause: a leader stopped between the two halves of a change of voters, and the next one left it there.
+/// Consequence: the group went on needing a quorum of voters who were to go, and was lost with them.
+/// Fix: whoever leads finishes it.
+#[tokio::test]
+async fn a_change_that_nobody_is_at_is_finished_by_the_leader() {
+    let cluster = Cluster::new(3).await;
+    cluster.nodes[0].initialize(SHARD, [member(1)].into()).await.expect("a new group");
+    let owner = cluster.owner().await;
+    let raft = owner.replica(SHARD).expect("runs").raft.clone();
+    let new = [2, 3].map(|n| (member(n).to_u64(), EmptyNode {}));
+    let added = raft.change_membership(ChangeMembers::AddNodes(new.into()), true).await;
+    added.expect("learners");
+    let half = membership(&[&[1], &[1, 2, 3]], &[]);
+    raft.append_membership(half, EntryPayload::Blank, []).await.expect("half-way");
+    assert!(owner.group(SHARD).changing);
+    while owner.group(SHARD).changing {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let look = |state: &openraft::RaftState<Group>| {
+        state.membership_state.committed().membership().clone()
+    };
+    let agreed = raft.with_raft_state(look).await.expect("runs");
+    assert_eq!(agreed, membership(&[&[1, 2, 3]], &[]));
     cluster.end().await;
 }
