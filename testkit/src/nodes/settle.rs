@@ -98,7 +98,7 @@ async fn look(world: &World, id: NodeId, account: usize) -> Option<Result<(u64, 
 /// Waits until all replicas are where they belong.
 pub(crate) async fn whole(world: &Arc<World>) {
     let until = Instant::now() + WHOLE_WITHIN;
-    while !super::trouble::all_ready(world) {
+    while !super::trouble::all_whole(world) {
         if Instant::now() > until {
             let status = world.processes().into_iter().filter_map(|process| process.up().cluster);
             let status: Vec<_> = status.map(|cluster| cluster.status().problems).collect();

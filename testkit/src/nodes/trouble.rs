@@ -1,8 +1,9 @@
 //! What goes wrong, one thing after the other; several last and overlap.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use duractor_journal::{NodeId, Role, ShardId};
+use duractor::cluster::{Cluster, Phase, status::MemberStatus};
+use duractor_journal::{Member, NodeId, Role, ShardId};
 use tokio::{sync::Mutex, time::sleep};
 
 use super::{plan::Trouble, world::World};
@@ -164,7 +165,7 @@ fn replace(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
     let (world, members) = (world.clone(), members.clone());
     tokio::spawn(async move {
         let _alone = members.lock().await;
-        if world.is_ending() || !all_ready(&world) {
+        if world.is_ending() || !all_whole(&world) {
             return;
         }
         world.stop(node, Stop::Crashed);
@@ -179,7 +180,7 @@ fn leave(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
     let (world, members) = (world.clone(), members.clone());
     tokio::spawn(async move {
         let _alone = members.lock().await;
-        if world.is_ending() || !all_ready(&world) {
+        if world.is_ending() || !all_whole(&world) {
             return;
         }
         while !has_left(&world, node).await {
@@ -202,13 +203,30 @@ async fn has_left(world: &Arc<World>, node: NodeId) -> bool {
     matches!(left, Some(Ok(())))
 }
 
-/// Whether every node is up and every group is whole.
-pub(crate) fn all_ready(world: &World) -> bool {
-    let ready = |id: &NodeId| {
-        let cluster = world.process(*id).and_then(|(process, _)| process.up().cluster);
-        cluster.is_some_and(|cluster| cluster.status().ready)
+/// Whether every node is up, everybody who should be a member is one, and every group has all its
+/// replicas: only then can any disk be lost without anything that was acknowledged.
+pub(crate) fn all_whole(world: &World) -> bool {
+    let clusters = world.nodes.keys().map(|id| world.process(*id)?.0.up().cluster);
+    let Some(clusters) = clusters.collect::<Option<Vec<_>>>() else { return false };
+    let joined = |cluster: &Cluster| {
+        let status = cluster.status();
+        let settled = |member: &MemberStatus| member.phase == Phase::Joined && member.up;
+        let members = &status.members;
+        status.ready && members.len() == clusters.len() && members.iter().all(settled)
     };
-    world.nodes.keys().all(ready)
+    let present: BTreeSet<Member> = clusters.iter().map(Cluster::me).collect();
+    let copies = |cluster: &Cluster| clusters.len().min(cluster.status().replication.into());
+    let led = |shard| {
+        let leads = |cluster: &&Cluster| cluster.groups().group(shard).role == Role::Leader;
+        clusters.iter().filter(leads).max_by_key(|cluster| cluster.groups().group(shard).term)
+    };
+    let whole = |shard| {
+        led(shard).is_some_and(|leader| {
+            let voters = leader.groups().group(shard).voters;
+            voters.len() == copies(leader) && voters.is_subset(&present)
+        })
+    };
+    clusters.iter().all(joined) && (0..world.plan.shards).map(ShardId).all(whole)
 }
 
 async fn ready(world: &Arc<World>, node: NodeId, else_: &str) {
