@@ -10,6 +10,7 @@ use super::{
     inbound, members,
     propose::Gate,
     replica::{Parts, Replica},
+    standing,
     status::Role,
 };
 use crate::{port::Ownership, transport::Member};
@@ -163,6 +164,7 @@ impl Actor for ReplicaActor {
         let tasks = vec![
             watch.abort_handle(),
             tokio::spawn(replica.clone().stand_when_unbound()).abort_handle(),
+            tokio::spawn(standing::watch(replica.clone())).abort_handle(),
             tokio::spawn(inbound::serve(replica.clone(), requests)).abort_handle(),
             tokio::spawn(replica.proposals.clone().run(replica.raft.clone())).abort_handle(),
         ];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
 use tokio::sync::mpsc;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     network::stream_result,
     peers::Inbound,
     replica::Replica,
+    standing,
     types::Group,
     wire::{self, Answer, AppendResult, Call, Kind},
 };
@@ -74,7 +75,11 @@ async fn take(
     let prev = entries.prev_log_id;
     let last = entries.entries.last().map(|entry| entry.log_id).or(prev);
     let response = replica.raft.append_entries(entries).await.ok()?;
-    Some(Some(stream_result(response, prev, last)))
+    let result = stream_result(response, prev, last);
+    if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+        replica.standing.heard();
+    }
+    Some(Some(result))
 }
 
 async fn answer(replica: &Replica, request: &Inbound, call: Call) -> Answer {
@@ -113,5 +118,6 @@ async fn answer(replica: &Replica, request: &Inbound, call: Call) -> Answer {
         Call::RepairChunk { at, epoch, cursor } => {
             checkpoint::repair_chunk(replica, at, Term(epoch), &cursor).await
         }
+        Call::Members => standing::answer(replica),
     }
 }

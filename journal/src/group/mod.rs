@@ -16,6 +16,7 @@
 //! | `machine.rs` | openraft's state machine: applying entries |
 //! | `propose.rs` | writes that wait, put together into entries |
 //! | `hub.rs` | which replicas run, who owns the shards, and who listens |
+//! | `standing.rs` | whether a replica that hears nothing still belongs to its group |
 //! | `replica.rs` | one replica: its parts, how it is, reads |
 //! | `inbound.rs` | requests of other replicas |
 //! | `members.rs` | making a group, changing its members, handing it over |
@@ -41,6 +42,7 @@ pub(crate) mod inbound;
 pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod replica;
+pub(crate) mod standing;
 pub(crate) mod store;
 
 pub(crate) mod actor;

@@ -100,6 +100,11 @@ impl Peers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Who can be asked now.
+    pub(crate) fn linked(&self) -> Vec<Member> {
+        self.transport.peers()
+    }
+
     /// Requests for a shard go here from now on.
     pub(crate) fn serve(&self, shard: ShardId, inbox: Inbox) {
         self.lock().inboxes.insert(shard, inbox);
@@ -197,6 +202,12 @@ impl Peers {
             return;
         }
         let mut state = self.lock();
+        if !state.inboxes.contains_key(&shard) && Call::is_members(&request.body) {
+            // A replica that is started by it would know nothing either.
+            drop(state);
+            let answer = Answer::Refused("there is no replica of it here".into());
+            return self.answer(&request, Class::Control, &answer);
+        }
         let sent = state.inboxes.get(&shard).is_some_and(|inbox| inbox.send(request).is_ok());
         if !sent {
             state.inboxes.remove(&shard);

@@ -18,9 +18,10 @@ use super::{
     network::Network,
     peers::Peers,
     propose::Proposals,
+    standing::Standing,
     status::{GroupStatus, Role, Timing},
     store::Store,
-    types::{Group, Raft, members, raft_config, stored_membership},
+    types::{Group, Raft, RaftMembership, members, raft_config, stored_membership},
     wire::{Answer, Call},
 };
 use crate::{
@@ -40,6 +41,7 @@ pub(crate) struct Replica {
     pub(crate) proposals: Arc<Proposals>,
     pub(crate) timing: Timing,
     lease: Arc<Lease>,
+    pub(crate) standing: Standing,
     /// A checkpoint that is being received.
     pub(crate) receiving: Receiving,
     /// Before this, no vote is given, and none is asked for: see [`bound`].
@@ -99,6 +101,7 @@ impl Replica {
             proposals,
             timing,
             lease,
+            standing: Standing::new(timing),
             receiving,
             bound_until,
             hub,
@@ -118,21 +121,25 @@ impl Replica {
     pub(crate) fn status(&self) -> GroupStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
+        let nobody = RaftMembership::default();
+        let outside = self.standing.is_outside();
+        // Who belonged to it when this replica did, nobody needs to know.
+        let membership = if outside { &nobody } else { metrics.membership_config.membership() };
         let voters = members(membership.voter_ids());
         let mut status = GroupStatus::outside(self.shard);
         status.role = match metrics.state {
+            _ if outside => Role::Outside,
             ServerState::Leader => Role::Leader,
             ServerState::Candidate => Role::Candidate,
             _ if voters.contains(&self.me()) => Role::Follower,
             ServerState::Learner if membership.get_node(&metrics.id).is_some() => Role::Learner,
             _ => Role::Outside,
         };
-        status.leader = metrics.current_leader.map(Member::from_u64);
+        status.leader = self.leader(&metrics);
         status.term = Term(metrics.current_term);
         status.voters = voters;
-        status.changing = membership.get_joint_config().len() > 1
-            || *metrics.membership_config.log_id() > metrics.last_applied;
+        let agreed = *metrics.membership_config.log_id() <= metrics.last_applied;
+        status.changing = !outside && (!agreed || membership.get_joint_config().len() > 1);
         status.learners = members(membership.learner_ids());
         status.last_index = metrics.last_log_index;
         status.applied_index = metrics.last_applied.map(|id| id.index);
@@ -148,6 +155,22 @@ impl Replica {
         status
     }
 
+    /// Who leads. The engine goes on naming the last one that it heard of, however long ago that was.
+    fn leader(&self, metrics: &openraft::RaftMetrics<Group>) -> Option<Member> {
+        let leader = metrics.current_leader.map(Member::from_u64)?;
+        let silent = metrics.state != ServerState::Leader && self.standing.is_silent();
+        (!silent && !self.standing.is_outside()).then_some(leader)
+    }
+
+    /// As the leader: when a quorum was last heard of.
+    pub(crate) fn led_at(&self) -> Option<Instant> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let leading = metrics.state == ServerState::Leader;
+        leading.then(|| self.lease.seen_by_quorum(metrics.current_term, members)).flatten()
+    }
+
     /// Whether this replica leads, has applied everything that was before it, and heard of a quorum
     /// within its lease; and who leads else.
     pub(super) fn ownership(&self) -> Ownership {
@@ -158,7 +181,7 @@ impl Replica {
             return Ownership::Other { leader: None };
         }
         if metrics.state != ServerState::Leader {
-            let leader = metrics.current_leader.map(Member::from_u64).filter(|l| *l != me);
+            let leader = self.leader(&metrics).filter(|l| *l != me);
             return Ownership::Other { leader };
         }
         let caught_up =

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::{
-    Replication, Timing,
+    GroupStatus, Replication, Role, Timing,
     journal::LogJournal,
     peers::Peers,
     types::RaftVote,
@@ -149,6 +149,12 @@ fn batch(epoch: Term, expected: u64, payload: &'static str) -> AppendBatch {
     }
 }
 
+async fn until(node: &LogJournal, look: impl Fn(&GroupStatus) -> bool) {
+    while !look(&node.group(SHARD)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn payloads(node: &LogJournal) -> Vec<Bytes> {
     let entity = EntityId::new("order", "1").expect("valid");
     let chunks: Vec<_> = node.replay(&entity, ReplayRange::ALL).collect().await;
@@ -279,5 +285,54 @@ async fn a_replica_keeps_its_word_over_a_restart() {
         tokio::task::yield_now().await;
     }
     assert!(refused > 0, "it voted at once");
+    cluster.end().await;
+}
+
+/// Cause: nobody tells a replica that it was taken out of its group while it was cut off: the leader
+/// sends it nothing any more. Consequence: it named the last leader that it had heard of for ever, or
+/// none after a restart, and its node was never ready again. Fix: who hears of no leader asks the others
+/// who belongs to the group. Whoever is taken in again is told by the leader, and belongs to it at once.
+#[tokio::test]
+async fn a_replica_finds_out_that_the_group_went_on_without_it() {
+    let cluster = Cluster::new(4).await;
+    let voters: BTreeSet<_> = (1..=3).map(member).collect();
+    cluster.nodes[0].initialize(SHARD, voters.clone()).await.expect("a new group");
+    let owner = cluster.owner().await;
+    owner.change_members(SHARD, voters.clone(), [member(4)].into()).await.expect("taken in");
+    let other = &cluster.nodes[3];
+    until(other, |status| status.role == Role::Learner).await;
+    cluster.net.cut.lock().expect("lock").insert(member(4));
+    owner.change_members(SHARD, voters.clone(), BTreeSet::new()).await.expect("taken out");
+    cluster.net.cut.lock().expect("lock").clear();
+    until(other, |status| (status.role, status.leader) == (Role::Outside, None)).await;
+    let (_, owned) = other.ownerships().next().await.expect("one shard");
+    assert_eq!(owned, Ownership::Other { leader: None });
+
+    owner.change_members(SHARD, voters, [member(4)].into()).await.expect("taken in again");
+    until(other, |status| status.role == Role::Learner && status.leader.is_some()).await;
+    cluster.end().await;
+}
+
+/// The word of a replica that lags behind, and so does not know that another was taken in, does not put
+/// that one out.
+#[tokio::test]
+async fn a_replica_does_not_go_by_the_word_of_one_that_knows_less() {
+    let cluster = Cluster::new(4).await;
+    let voters: BTreeSet<_> = (1..=3).map(member).collect();
+    cluster.nodes[0].initialize(SHARD, voters.clone()).await.expect("a new group");
+    let (owner, newcomer) = (cluster.owner().await, &cluster.nodes[3]);
+    let leader = owner.group(SHARD).leader.expect("known");
+    let stale = (1..=3).map(member).find(|other| *other != leader).expect("one");
+    let cut = |members: BTreeSet<Member>| *cluster.net.cut.lock().expect("lock") = members;
+    cut([stale].into());
+    owner.change_members(SHARD, voters.clone(), [member(4)].into()).await.expect("taken in");
+    until(newcomer, |status| status.role == Role::Learner).await;
+    cut(voters.into_iter().filter(|voter| *voter != stale).collect());
+    until(newcomer, |status| status.leader.is_none()).await;
+    let asked = tokio::time::Instant::now();
+    while asked.elapsed() < Duration::from_secs(2) {
+        assert_eq!(newcomer.group(SHARD).role, Role::Learner);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     cluster.end().await;
 }

@@ -234,9 +234,16 @@ pub(crate) enum Call {
         epoch: u64,
         cursor: Bytes,
     },
+    /// Who belongs to the group, as far as is known there?
+    Members,
 }
 
 impl Call {
+    /// Whether a body is that of [`Call::Members`], which a node without a replica has no answer to.
+    pub(crate) fn is_members(body: &[u8]) -> bool {
+        body == [9]
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32);
         match self {
@@ -273,6 +280,7 @@ impl Call {
                 put_varint(&mut out, *epoch);
                 put_bytes(&mut out, cursor);
             }
+            Call::Members => out.push(9),
         }
         out
     }
@@ -309,6 +317,7 @@ impl Call {
                 epoch: reader.varint()?,
                 cursor: body.slice_ref(reader.bytes()?),
             },
+            9 => Call::Members,
             _ => return None,
         };
         (reader.remaining() == 0).then_some(call)
@@ -345,6 +354,11 @@ pub(crate) enum Answer {
     Chunk(Option<Bytes>),
     /// It cannot be done (now): why.
     Refused(String),
+    /// Up to here the log is committed, and so these belong to the group.
+    Members {
+        committed: LogId,
+        members: Bytes,
+    },
 }
 
 impl Answer {
@@ -379,6 +393,11 @@ impl Answer {
                 out.push(7);
                 put_bytes(&mut out, why.as_bytes());
             }
+            Answer::Members { committed, members } => {
+                out.push(8);
+                put_log_id(&mut out, Some(*committed));
+                put_bytes(&mut out, members);
+            }
         }
         out
     }
@@ -401,7 +420,34 @@ impl Answer {
                 Answer::Chunk(some.then_some(bytes))
             }
             7 => Answer::Refused(reader.text()?.to_owned()),
+            8 => Answer::Members {
+                committed: read_log_id(&mut reader)??,
+                members: body.slice_ref(reader.bytes()?),
+            },
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_belongs_to_a_group_is_golden() {
+        assert_eq!(Call::Members.encode(), [9]);
+        assert!(matches!(Call::decode(&Bytes::from_static(&[9])), Some(Call::Members)));
+        assert!(Call::is_members(&[9]) && !Call::is_members(&Call::ReadIndex.encode()));
+
+        let committed = LogId { term: 3, index: 300 };
+        let answer = Answer::Members { committed, members: Bytes::from_static(&[1, 1, 7, 1, 7]) };
+        let bytes = [8, 0xad, 2, 3, 5, 1, 1, 7, 1, 7];
+        assert_eq!(answer.encode(), bytes);
+        let Some(Answer::Members { committed: at, members }) =
+            Answer::decode(&Bytes::copy_from_slice(&bytes))
+        else {
+            panic!("it does not come back");
+        };
+        assert_eq!((at, &members[..]), (committed, &[1, 1, 7, 1, 7][..]));
     }
 }
