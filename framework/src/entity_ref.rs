@@ -19,7 +19,7 @@ use crate::{
     error::{AskError, NodeError},
     history::{Recorded, read},
     intent::Options,
-    route::{Next, Outgoing, Router, Trail},
+    route::{Asked, Next, Outgoing, Router, Trail},
     slot::Kind,
 };
 
@@ -245,10 +245,12 @@ struct Routed<E: EventSourced> {
     payload: Bytes,
     options: Options,
     deadline: Instant,
-    /// Who was asked last.
-    tried: Option<Member>,
+    /// Who was asked.
+    asked: Asked,
     /// Who was named by the one who was asked.
     named: Option<Member>,
+    /// Whether that one is asked in any case: leadership may just have come to who was asked before.
+    follow: bool,
 }
 
 impl<E: EventSourced> Routed<E> {
@@ -269,8 +271,9 @@ impl<E: EventSourced> Routed<E> {
         Box::pin(async move {
             check_known::<E, C>()?;
             let payload = payload.map_err(AskError::Codec)?;
-            let (tried, named) = (None, None);
-            let routed = Self { kind, router, id, shard, payload, options, deadline, tried, named };
+            let (asked, named, follow) = (Asked::default(), None, false);
+            let routed =
+                Self { kind, router, id, shard, payload, options, deadline, asked, named, follow };
             routed.run(first).await
         })
     }
@@ -292,7 +295,7 @@ impl<E: EventSourced> Routed<E> {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            let (at, after) = match trail.failed(self.tried, error.clone()) {
+            let (at, after) = match trail.failed(self.asked.last, error.clone()) {
                 Next::Failed(error) => return Err(error),
                 Next::Again { at, after } => (at, after),
             };
@@ -302,7 +305,7 @@ impl<E: EventSourced> Routed<E> {
             if Instant::now() + after >= self.deadline {
                 return Err(trail.last(error));
             }
-            self.named = at;
+            (self.named, self.follow) = (at, after.is_zero());
             self.router.learn(self.shard, at);
             if !after.is_zero() {
                 sleep(after).await;
@@ -314,7 +317,7 @@ impl<E: EventSourced> Routed<E> {
         &mut self,
         sent: Result<Answer<C>, AskError>,
     ) -> Result<C::Reply, AskError> {
-        self.tried = Some(self.router.me());
+        self.asked.last = Some(self.router.me());
         answer(sent?, &self.id, self.deadline).await
     }
 
@@ -328,13 +331,15 @@ impl<E: EventSourced> Routed<E> {
             let sent = offer(&self.kind, &self.id, command, self.options.clone());
             return self.here::<C>(sent).await;
         }
-        let believed = self.kind.believed(self.shard);
-        let target = self.router.target(self.shard, self.named.take(), believed, self.tried);
+        let named = self.named.take();
+        let followed = named.filter(|named| self.follow && *named != self.router.me());
+        let hints = [named, self.kind.believed(self.shard)];
+        let target = followed.or_else(|| self.router.target(self.shard, hints, &mut self.asked));
         let Some(to) = target else {
-            self.tried = None;
+            self.asked.last = None;
             return Err(AskError::NotOwner { shard: self.shard, leader: None });
         };
-        self.tried = Some(to);
+        self.asked.note(to);
         let outgoing = Outgoing {
             entity: &self.id,
             command: C::NAME,

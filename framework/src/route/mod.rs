@@ -15,7 +15,7 @@ mod trail;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -121,23 +121,22 @@ impl Router {
         (known != 0).then(|| Member::from_u64(known))
     }
 
-    /// Whom to ask for a shard's leader, or its entities: who was named, who this node's replica
-    /// believes in, who was the leader, or anyone. Not who was just asked, if it can be helped.
+    /// Whom to ask for a shard's leader, or its entities: who is known to lead by one of the `hints`, or
+    /// was the leader, or anyone. Nobody twice before everybody was asked once: a hint may be about a
+    /// node that is gone, and who knows better may be any of the others.
     pub(crate) fn target(
         &self,
         shard: ShardId,
-        named: Option<Member>,
-        believed: Option<Member>,
-        asked: Option<Member>,
+        hints: [Option<Member>; 2],
+        asked: &mut Asked,
     ) -> Option<Member> {
-        let me = self.me();
-        let fit = |member: &Member| *member != me && Some(*member) != asked;
-        if let Some(first) = [named, believed, self.known(shard)].into_iter().flatten().find(fit) {
-            return Some(first);
-        }
         let peers = self.transport.peers();
-        let after = peers.iter().filter(|peer| Some(**peer) > asked).chain(&peers);
-        after.copied().find(fit).or(asked.filter(|asked| *asked != me))
+        let hints: Vec<_> = hints.into_iter().chain([self.known(shard)]).flatten().collect();
+        let next = asked.next(self.me(), &hints, &peers);
+        next.or_else(|| {
+            asked.round.clear();
+            asked.next(self.me(), &hints, &peers)
+        })
     }
 
     /// Gives a command to an entity of another node, and waits for what becomes of it: the reply as
@@ -250,6 +249,33 @@ impl Router {
         *waiting = left;
         drop(waiting);
         drop(gone);
+    }
+}
+
+/// Whom a command was sent to.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// The last one.
+    pub(crate) last: Option<Member>,
+    /// Since everybody was asked.
+    round: BTreeSet<Member>,
+}
+
+impl Asked {
+    /// It is sent there now.
+    pub(crate) fn note(&mut self, to: Member) {
+        self.last = Some(to);
+        self.round.insert(to);
+    }
+
+    fn next(&self, me: Member, hints: &[Member], peers: &[Member]) -> Option<Member> {
+        let alone = peers.iter().all(|peer| Some(*peer) == self.last);
+        let fit = |member: &&Member| {
+            let just_asked = Some(**member) == self.last && !alone;
+            **member != me && !self.round.contains(member) && !just_asked
+        };
+        let after = peers.iter().filter(|peer| Some(**peer) > self.last);
+        hints.iter().chain(after).chain(peers).find(fit).copied()
     }
 }
 
