@@ -344,3 +344,19 @@ fn removal_is_refused_where_it_would_break_a_quorum() {
     let model = settled(1);
     assert_eq!(refused(&model, 1, true), Err(Refusal::LastNode { node: NodeId(1) }));
 }
+
+/// Cause: a node that leaves was taken out of shard 0 as soon as nobody reported a group that counts on
+/// it, also where nobody reported those groups at all. Consequence: it led them, heard no more who leads
+/// shard 0, so reported to nobody and was given no orders: it never left, and nobody else could take
+/// them over. Fix: it stays in shard 0 until every group is known to be without it.
+#[test]
+fn who_leaves_follows_the_cluster_until_every_group_is_known_to_be_without_it() {
+    let mut model = settled(3);
+    let (leaving, reason) = (member(3), String::new());
+    model.record(&ClusterEvent::Leaving { member: leaving, reason });
+    model.view.groups.retain(|shard, _| *shard == ShardId(0));
+    model.settle();
+    let system = &model.view.groups[&ShardId(0)];
+    assert!(!system.voters.contains(&leaving) && system.learners.contains(&leaving));
+    assert_eq!(model.state.phase_of(leaving), Some(Phase::Leaving));
+}

@@ -180,7 +180,16 @@ impl ManagerState {
     /// Tells the leader of shard 0 of the groups that are led here, and of this node's address.
     fn report(&self) {
         let shared = &self.shared;
-        let Some(leader) = shared.groups.group(ShardId(0)).leader else { return };
+        let Some(leader) = shared.groups.group(ShardId(0)).leader else {
+            // One of them may lead: a node that is out of shard 0 and leads another group would be
+            // given no orders for it, and nobody could take that over.
+            let message = Message::Report { groups: shared.led() };
+            let peers = if shared.led().is_empty() { Vec::new() } else { shared.gate.peers() };
+            for peer in peers {
+                shared.calls.tell(peer, &message);
+            }
+            return;
+        };
         if leader == shared.me {
             return;
         }

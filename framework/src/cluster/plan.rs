@@ -195,19 +195,24 @@ impl Planner<'_> {
     }
 
     /// Who should follow without a vote: of shard 0 every member, so that it knows the cluster's
-    /// state. One that leaves follows until no other group has it.
+    /// state. One that leaves, or is up while it is removed, follows until no other group has it.
     fn learners(&self, group: &GroupReport, voters: &BTreeSet<Member>) -> BTreeSet<Member> {
         if group.shard != ShardId(0) {
             return BTreeSet::new();
         }
+        // A group of which nothing is heard may well count on it, and even be led by it: whoever is
+        // out of this group reports to nobody and is given no orders.
         let elsewhere = |member: &Member| {
-            self.view.groups.values().any(|g| g.shard != ShardId(0) && g.has(*member))
+            let mut others =
+                (1..self.state.shards).map(|shard| self.view.groups.get(&ShardId(shard)));
+            others.any(|group| group.is_none_or(|group| group.has(*member)))
         };
         let follows = |member: &Member| match self.state.phase_of(*member) {
             Some(Phase::Joining | Phase::Joined) => {
                 self.view.up.contains_key(member) || group.learners.contains(member)
             }
             Some(Phase::Leaving) => elsewhere(member),
+            Some(Phase::Removing) => self.view.up.contains_key(member) && elsewhere(member),
             _ => false,
         };
         let members = self.state.members.keys().copied();
