@@ -48,6 +48,7 @@ impl Model {
                 term: Term(1),
                 voters: members(&[1]),
                 learners: BTreeSet::new(),
+                changing: false,
                 last_index: Some(1_000),
                 replicated: Vec::new(),
             };
@@ -343,6 +344,21 @@ fn removal_is_refused_where_it_would_break_a_quorum() {
     assert_eq!(why, Refusal::WouldBreakQuorum { node: NodeId(4), shards: vec![ShardId(5)] });
     let model = settled(1);
     assert_eq!(refused(&model, 1, true), Err(Refusal::LastNode { node: NodeId(1) }));
+}
+
+/// Cause: a leader that is deposed in the middle of a change of members leaves its group half-way: what
+/// it decides takes a quorum of the old voters too. All that vote are the wanted ones then, so nothing
+/// was left to do. Consequence: the group kept counting on its old voters, and lost its quorum with one
+/// of two of them, though it had three replicas. Fix: a change that is under way is ordered again.
+#[test]
+fn a_change_that_stopped_half_way_is_ordered_again() {
+    let mut model = settled(3);
+    let shard = ShardId(5);
+    model.view.groups.get_mut(&shard).unwrap().changing = true;
+    let steps = plan(&model.state, &model.view);
+    let group = &model.view.groups[&shard];
+    let (leader, voters, learners) = (group.leader, group.voters.clone(), group.learners.clone());
+    assert_eq!(steps, [Step::Members { shard, leader, voters, learners }]);
 }
 
 /// Cause: a node that leaves was taken out of shard 0 as soon as nobody reported a group that counts on

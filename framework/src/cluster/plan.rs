@@ -33,6 +33,9 @@ pub struct GroupReport {
     pub voters: BTreeSet<Member>,
     /// The replicas that only follow.
     pub learners: BTreeSet<Member>,
+    /// Whether a change of its members is under way, or was when its leader was deposed.
+    #[serde(default)]
+    pub changing: bool,
     /// The index of the last entry in the leader's log.
     pub last_index: Option<u64>,
     /// Up to where each other replica has the log.
@@ -158,7 +161,9 @@ impl Planner<'_> {
             both.insert(group.leader);
             return self.members(group, both);
         }
-        let settled = target == group.voters && self.learners(group, &target) == group.learners;
+        let settled = !group.changing
+            && target == group.voters
+            && self.learners(group, &target) == group.learners;
         if !settled {
             return self.members(group, target);
         }
@@ -240,7 +245,8 @@ impl Planner<'_> {
 
     fn members(&mut self, group: &GroupReport, voters: BTreeSet<Member>) -> Option<Step> {
         let learners = self.learners(group, &voters);
-        if voters == group.voters && learners == group.learners {
+        // One that a deposed leader left half-way looks complete, and nobody but us completes it.
+        if voters == group.voters && learners == group.learners && !group.changing {
             return None;
         }
         // As when one leaves while another is down: it waits until that one is back.

@@ -157,6 +157,7 @@ impl Shared {
             term: group.term,
             voters: group.voters,
             learners: group.learners,
+            changing: group.changing,
             last_index: group.last_index,
             replicated: group.replicated.into_iter().collect(),
         })

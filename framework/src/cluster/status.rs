@@ -68,6 +68,8 @@ pub struct GroupRow {
     pub voters: Vec<String>,
     /// Who follows without a vote.
     pub learners: Vec<String>,
+    /// Whether a change of its members is under way.
+    pub changing: bool,
     /// The last entry in this node's log.
     pub last_index: Option<u64>,
     /// The last one that is applied.
@@ -117,6 +119,7 @@ pub(super) fn status(shared: &Shared) -> ClusterStatus {
         term: group.term.0,
         voters: group.voters.iter().map(ToString::to_string).collect(),
         learners: group.learners.iter().map(ToString::to_string).collect(),
+        changing: group.changing,
         last_index: group.last_index,
         applied_index: group.applied_index,
         problem: group.problem,

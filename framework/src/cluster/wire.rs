@@ -192,6 +192,7 @@ mod tests {
             term: duractor_journal::Term(9),
             voters: [member].into(),
             learners: [Member::new(1, 1)].into(),
+            changing: true,
             last_index: Some(u64::MAX),
             replicated: vec![(member, None)],
         };

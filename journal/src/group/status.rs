@@ -82,6 +82,9 @@ pub struct GroupStatus {
     pub changing: bool,
     /// The replicas that only follow.
     pub learners: BTreeSet<Member>,
+    /// Whether a change of its members is under way. Until it is complete, whatever the group decides
+    /// may take a quorum of the old voters and one of the new.
+    pub changing: bool,
     /// The index of the last entry in this replica's log.
     pub last_index: Option<u64>,
     /// The last entry that is applied here.
@@ -106,6 +109,7 @@ impl GroupStatus {
             voters: BTreeSet::new(),
             changing: false,
             learners: BTreeSet::new(),
+            changing: false,
             last_index: None,
             applied_index: None,
             applied: Position::ZERO,

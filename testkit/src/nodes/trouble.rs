@@ -168,6 +168,7 @@ fn replace(world: &Arc<World>, node: NodeId, members: &Arc<Mutex<()>>) {
         if world.is_ending() || !all_whole(&world) {
             return;
         }
+        world.count("replaced");
         world.stop(node, Stop::Crashed);
         world.replace_disk(node);
         world.start(node, false);
@@ -222,8 +223,9 @@ pub(crate) fn all_whole(world: &World) -> bool {
     };
     let whole = |shard| {
         led(shard).is_some_and(|leader| {
-            let voters = leader.groups().group(shard).voters;
-            voters.len() == copies(leader) && voters.is_subset(&present)
+            let group = leader.groups().group(shard);
+            let voters = &group.voters;
+            !group.changing && voters.len() == copies(leader) && voters.is_subset(&present)
         })
     };
     clusters.iter().all(joined) && (0..world.plan.shards).map(ShardId).all(whole)
