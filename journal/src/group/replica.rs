@@ -141,8 +141,6 @@ impl Replica {
         let agreed = *metrics.membership_config.log_id() <= metrics.last_applied;
         status.changing = !outside && (!agreed || membership.get_joint_config().len() > 1);
         status.learners = members(membership.learner_ids());
-        let agreed = metrics.membership_config.log_id() <= &metrics.last_applied;
-        status.changing = !outside && (!agreed || membership.get_joint_config().len() > 1);
         status.last_index = metrics.last_log_index;
         status.applied_index = metrics.last_applied.map(|id| id.index);
         status.applied = position_of(status.applied_index);

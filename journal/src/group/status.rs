@@ -77,9 +77,6 @@ pub struct GroupStatus {
     pub term: Term,
     /// The replicas that vote; while they are changed, the old ones and the new ones.
     pub voters: BTreeSet<Member>,
-    /// Whether the voters are being changed, as far as this replica has the log: decisions take a quorum
-    /// of the old ones and one of the new ones, or nobody knows yet that they do not any more.
-    pub changing: bool,
     /// The replicas that only follow.
     pub learners: BTreeSet<Member>,
     /// Whether a change of its members is under way. Until it is complete, whatever the group decides
@@ -107,7 +104,6 @@ impl GroupStatus {
             leader: None,
             term: Term(0),
             voters: BTreeSet::new(),
-            changing: false,
             learners: BTreeSet::new(),
             changing: false,
             last_index: None,
