@@ -18,6 +18,8 @@ pub(crate) enum Trouble {
     CrashMany,
     /// A node is shut down in good order, and starts again.
     Restart,
+    /// A leader is cut off, and the others lose power for a moment.
+    LeaderAlone,
     /// Nodes are cut off, in both directions or in one.
     Cut,
     /// A line is slow.
@@ -39,11 +41,12 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Trouble; 13] = [
+    pub(crate) const ALL: [Trouble; 14] = [
         Trouble::Crash,
         Trouble::Kill,
         Trouble::CrashMany,
         Trouble::Restart,
+        Trouble::LeaderAlone,
         Trouble::Cut,
         Trouble::Slow,
         Trouble::Break,
@@ -62,6 +65,7 @@ impl Trouble {
             Trouble::Kill => "kill",
             Trouble::CrashMany => "crash_many",
             Trouble::Restart => "restart",
+            Trouble::LeaderAlone => "leader_alone",
             Trouble::Cut => "cut",
             Trouble::Slow => "slow",
             Trouble::Break => "break",
@@ -119,7 +123,12 @@ impl Plan {
             load_ms: 1_500 + rng.below(2_500),
             accounts: 1 + rng.index(4),
             clients: 1 + rng.index(4),
-            singletons: 1 + rng.index(3),
+            singletons: if planted == Some(Planted::SnapshotsLeftBehind) {
+                // Without them nothing but the snapshots is missed.
+                0
+            } else {
+                1 + rng.index(3)
+            },
             pause_ms: 5 + rng.below(40),
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),

@@ -7,40 +7,48 @@ use super::plan::Trouble;
 pub enum Planted {
     /// Writes are acknowledged first and fsynced later, before the next write.
     AckBeforeFsync,
-    /// A barrier at whoever takes itself for the leader asks nobody.
-    StaleLeaderRead,
-    /// A repeat of a request is not recognised.
-    ForgetRequests,
+    /// A replica that was restarted votes at once, though a leader may count on its silence.
+    PromiseForgotten,
+    /// Leadership is handed over while the shard's singletons still run.
+    HandOverUnstopped,
+    /// A group's new voters get its log and not the snapshots.
+    SnapshotsLeftBehind,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 3] =
-        [Planted::AckBeforeFsync, Planted::StaleLeaderRead, Planted::ForgetRequests];
+    pub const ALL: [Planted; 4] = [
+        Planted::AckBeforeFsync,
+        Planted::PromiseForgotten,
+        Planted::HandOverUnstopped,
+        Planted::SnapshotsLeftBehind,
+    ];
 
     /// The name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Planted::AckBeforeFsync => "ack-before-fsync",
-            Planted::StaleLeaderRead => "stale-leader-read",
-            Planted::ForgetRequests => "forget-requests",
+            Planted::PromiseForgotten => "promise-forgotten",
+            Planted::HandOverUnstopped => "hand-over-unstopped",
+            Planted::SnapshotsLeftBehind => "snapshots-left-behind",
         }
     }
 
     /// Whether this build can plant it: bugs inside of the journal need the feature `planted`.
     #[must_use]
     pub fn available(self) -> bool {
-        cfg!(feature = "planted") || matches!(self, Planted::AckBeforeFsync)
+        cfg!(feature = "planted") || self != Planted::PromiseForgotten
     }
 
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Crash, CrashMany, Cut, Freeze, Kill, Transfer};
+        use Trouble::{Crash, CrashMany, LeaderAlone, Leave, Replace, Transfer};
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
-            Planted::StaleLeaderRead => &[Cut, Cut, Freeze],
-            Planted::ForgetRequests => &[Cut, Kill, Transfer],
+            Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
+            Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
+            Planted::SnapshotsLeftBehind => &[Leave, Leave, Replace],
         }
     }
 }
@@ -50,9 +58,8 @@ impl Planted {
 pub(super) fn plant(bug: Option<Planted>) {
     use duractor_journal::planted::{Planted as Inside, plant};
     plant(match bug {
-        Some(Planted::StaleLeaderRead) => Some(Inside::StaleLeaderRead),
-        Some(Planted::ForgetRequests) => Some(Inside::DedupForgotten),
-        Some(Planted::AckBeforeFsync) | None => None,
+        Some(Planted::PromiseForgotten) => Some(Inside::PromiseForgotten),
+        Some(_) | None => None,
     });
 }
 

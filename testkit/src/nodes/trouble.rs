@@ -6,7 +6,7 @@ use duractor::cluster::{Cluster, Phase, status::MemberStatus};
 use duractor_journal::{Member, NodeId, Role, ShardId};
 use tokio::{sync::Mutex, time::sleep};
 
-use super::{plan::Trouble, world::World};
+use super::{Planted, plan::Trouble, world::World};
 use crate::{cluster::network::Stop, rng::Rng};
 
 /// So long a node that lost its disk, or leaves, may take.
@@ -42,6 +42,7 @@ fn one(world: &Arc<World>, trouble: Trouble, rng: &mut Rng, members: &Arc<Mutex<
             }
         }
         Trouble::Restart => restart(world, node, away_ms(rng)),
+        Trouble::LeaderAlone => leader_alone(world, rng),
         Trouble::Cut => cut(world, rng),
         Trouble::Slow => {
             let (from, to) = two(world, rng);
@@ -125,7 +126,21 @@ fn cut(world: &Arc<World>, rng: &mut Rng) {
         _ => others.flat_map(|id| [(one, id), (id, one)]).collect(),
     };
     let lines: Vec<_> = lines.into_iter().filter(|(from, to)| from != to).collect();
-    let for_ms = 20 + away_ms(rng);
+    cut_for(world, lines, 20 + away_ms(rng));
+}
+
+/// A leader is cut off while its lease runs, and those on whose word it runs forget that they gave it.
+fn leader_alone(world: &Arc<World>, rng: &mut Rng) {
+    let alone = leader(world, rng);
+    let others: Vec<_> = world.nodes.keys().copied().filter(|id| *id != alone).collect();
+    let lines = others.iter().flat_map(|id| [(alone, *id), (*id, alone)]).collect();
+    cut_for(world, lines, world.plan.timing_ms.2 + away_ms(rng));
+    for id in others {
+        down(world, id, Stop::Crashed, 1 + rng.below(10));
+    }
+}
+
+fn cut_for(world: &Arc<World>, lines: Vec<(NodeId, NodeId)>, for_ms: u64) {
     let text = || lines.iter().map(|(a, b)| format!("{a}>{b}")).collect::<Vec<_>>().join(" ");
     world.say(53, || format!("cut for {for_ms} ms: {}", text()));
     lines.iter().for_each(|(from, to)| world.net.cut(*from, *to));
@@ -154,6 +169,14 @@ fn transfer(world: &Arc<World>, to: NodeId, rng: &mut Rng) {
     tokio::spawn(async move {
         let Some((process, _)) = world.process(from) else { return };
         let Some(cluster) = process.up().cluster else { return };
+        if world.planted == Some(Planted::HandOverUnstopped) {
+            let groups = cluster.groups();
+            let voters = groups.group(shard).voters;
+            let Some(to) = voters.into_iter().find(|voter| voter.node == to) else { return };
+            // Whatever comes of it.
+            let _ = groups.transfer_leadership(shard, to).await;
+            return;
+        }
         let moved = cluster.hand_over(shard, to);
         let moved = world.call(&process, Duration::from_secs(5), moved).await;
         world.say(54, || format!("{shard} from node {from} to {to}: {moved:?}"));

@@ -35,7 +35,7 @@ use crate::{
 /// Everything of one run.
 pub(crate) struct World {
     pub(crate) plan: Plan,
-    planted: Option<Planted>,
+    pub(super) planted: Option<Planted>,
     pub(crate) net: Arc<SimNetwork>,
     pub(crate) nodes: BTreeMap<NodeId, Place>,
     pub(crate) resource: Arc<Resource>,

@@ -1,0 +1,45 @@
+//! A short run of clusters of whole simulated nodes, the same at every run; and planted bugs are found.
+//! The binary `sim` runs as many seeds as one likes.
+
+use duractor_testkit::{
+    consistency::Report,
+    nodes::{self, Planted},
+};
+
+#[test]
+fn the_invariants_hold() {
+    let mut sum = Report::default();
+    for seed in 0..24 {
+        let report = nodes::run(seed, None, false);
+        if let Some(violation) = &report.violation {
+            panic!("{violation}\nsim --scenario cluster --seed {seed} --seeds 1 --trace");
+        }
+        sum.add(&report);
+    }
+    println!("{sum:?}");
+    assert!(sum.acked > 2_000 && sum.checked > 2_000, "{sum:?}");
+    for kind in ["crash", "kill", "cut", "freeze", "transfer", "disk_replaced", "leave", "restart"]
+    {
+        assert!(sum.faults.contains_key(kind), "{kind} never struck: {sum:?}");
+    }
+}
+
+#[test]
+fn runs_of_a_seed_are_equal() {
+    for seed in 100..104 {
+        let (first, second) = (nodes::run(seed, None, false), nodes::run(seed, None, false));
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    for bug in Planted::ALL {
+        let found = (0..400).find_map(|seed| {
+            let violation = nodes::run(seed, Some(bug), false).violation?;
+            Some((seed, violation))
+        });
+        println!("{}: {found:?}", bug.name());
+        assert!(found.is_some(), "{bug:?} was not found");
+    }
+}
