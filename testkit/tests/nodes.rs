@@ -35,7 +35,7 @@ fn runs_of_a_seed_are_equal() {
 #[test]
 fn every_planted_bug_is_found() {
     for bug in Planted::ALL {
-        let found = (0..400).find_map(|seed| {
+        let found = (0..200).find_map(|seed| {
             let violation = nodes::run(seed, Some(bug), false).violation?;
             Some((seed, violation))
         });

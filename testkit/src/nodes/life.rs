@@ -11,7 +11,6 @@ use duractor_journal::NodeId;
 use tokio::time::sleep;
 
 use super::{
-    Planted,
     account::Account,
     resource::Boot,
     world::{Process, World},
@@ -54,9 +53,6 @@ async fn come_up(
         Ok(host) => {
             world.say(4, || format!("node {} is up as {}", process.node, cluster.me()));
             process.lock().host = Some(Arc::new(host));
-            if world.planted == Some(Planted::SnapshotsLeftBehind) {
-                cluster.without_entities();
-            }
         }
         Err(error) => {
             world.violated(format!("S: node {} has no entities: {error}", process.node));

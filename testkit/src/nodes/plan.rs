@@ -123,12 +123,7 @@ impl Plan {
             load_ms: 1_500 + rng.below(2_500),
             accounts: 1 + rng.index(4),
             clients: 1 + rng.index(4),
-            singletons: if planted == Some(Planted::SnapshotsLeftBehind) {
-                // Without them nothing but the snapshots is missed.
-                0
-            } else {
-                1 + rng.index(3)
-            },
+            singletons: 1 + rng.index(3),
             pause_ms: 5 + rng.below(40),
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),

@@ -11,18 +11,12 @@ pub enum Planted {
     PromiseForgotten,
     /// Leadership is handed over while the shard's singletons still run.
     HandOverUnstopped,
-    /// A group's new voters get its log and not the snapshots.
-    SnapshotsLeftBehind,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 4] = [
-        Planted::AckBeforeFsync,
-        Planted::PromiseForgotten,
-        Planted::HandOverUnstopped,
-        Planted::SnapshotsLeftBehind,
-    ];
+    pub const ALL: [Planted; 3] =
+        [Planted::AckBeforeFsync, Planted::PromiseForgotten, Planted::HandOverUnstopped];
 
     /// The name on the command line.
     #[must_use]
@@ -31,7 +25,6 @@ impl Planted {
             Planted::AckBeforeFsync => "ack-before-fsync",
             Planted::PromiseForgotten => "promise-forgotten",
             Planted::HandOverUnstopped => "hand-over-unstopped",
-            Planted::SnapshotsLeftBehind => "snapshots-left-behind",
         }
     }
 
@@ -43,12 +36,11 @@ impl Planted {
 
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Crash, CrashMany, LeaderAlone, Leave, Replace, Transfer};
+        use Trouble::{Crash, CrashMany, LeaderAlone, Transfer};
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
-            Planted::SnapshotsLeftBehind => &[Leave, Leave, Replace],
         }
     }
 }
