@@ -12,13 +12,14 @@ use self::{
     what::{Bug, What},
 };
 
-/// Tests the log, the snapshot store and journal groups in simulations.
+/// Tests the log, the snapshot store, journal groups and clusters of whole nodes in simulations.
 ///
 /// Of the log and the snapshot store, each seed is one history on a simulated disk: random load, and
 /// several lives of a process that end by a power failure at some disk operation, by a kill, or in
 /// good order. Of journal groups, each seed is a cluster of several nodes with simulated disks,
-/// network and clocks, under load while things go wrong. In the end everything is read and compared
-/// with what was acknowledged. The same seed gives the same run.
+/// network and clocks, under load while things go wrong; of whole nodes as well, with entities,
+/// singletons, and members that come and go. In the end everything is read and compared with what was
+/// acknowledged. The same seed gives the same run.
 ///
 /// Exits with 1 where a violation was found, or where a planted bug was not.
 #[derive(Debug, Parser)]
@@ -32,8 +33,8 @@ use self::{
   sim --planted all --seeds 5000           show that the tests find bugs; those inside of the
                                            crates need a build with --features planted")]
 struct Args {
-    /// What to run: log, snapshot, flips (rot in closed files), journal (groups on several nodes) or
-    /// all.
+    /// What to run: log, snapshot, flips (rot in closed files), journal (groups on several nodes),
+    /// cluster (whole nodes) or all.
     #[arg(long, default_value = "all", value_parser = scenarios)]
     scenario: Scenarios,
     /// How many seeds of each scenario.
