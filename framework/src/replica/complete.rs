@@ -209,7 +209,12 @@ mod tests {
     }
 
     fn entity() -> EntityId {
-        EntityId::new("account", "a").unwrap()
+        in_shard(SHARD, 1)
+    }
+
+    fn in_shard(shard: ShardId, shards: u16) -> EntityId {
+        let mut all = (0..).map(|n: u32| EntityId::new("account", &n.to_string()).unwrap());
+        all.find(|entity| entity.shard(shards) == shard).unwrap()
     }
 
     fn snapshot(seq: u64) -> Snapshot {
@@ -225,18 +230,28 @@ mod tests {
     /// Two replicas of one journal, of which the first votes and has the only snapshot of an entity
     /// whose first five events are deleted.
     async fn nodes() -> Nodes {
-        let journal = MemoryJournal::new(1, Limits::default());
-        let epoch = journal.claim(SHARD).await.unwrap();
-        let batch = AppendBatch {
-            entity: entity(),
-            epoch,
-            expected_seq: Seq::ZERO,
-            timestamp: Timestamp(1),
-            request: None,
-            events: vec![NewEvent::new("added", 1, ""); 8],
-        };
-        journal.append(batch).await.unwrap();
-        journal.delete_to(&entity(), Seq(5), epoch).await.unwrap();
+        nodes_of(1).await
+    }
+
+    /// As [`nodes`], with one such entity in each of so many shards.
+    async fn nodes_of(shards: u16) -> Nodes {
+        let journal = MemoryJournal::new(shards, Limits::default());
+        let mut entities = Vec::new();
+        for shard in (0..shards).map(ShardId) {
+            let entity = in_shard(shard, shards);
+            let epoch = journal.claim(shard).await.unwrap();
+            let batch = AppendBatch {
+                entity: entity.clone(),
+                epoch,
+                expected_seq: Seq::ZERO,
+                timestamp: Timestamp(1),
+                request: None,
+                events: vec![NewEvent::new("added", 1, ""); 8],
+            };
+            journal.append(batch).await.unwrap();
+            journal.delete_to(&entity, Seq(5), epoch).await.unwrap();
+            entities.push(entity);
+        }
         let (network, voters) = (MemoryNetwork::new(), Arc::new(Mutex::new(members(&[1]))));
         let (mut snapshots, mut replicas, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         for n in 1..=2 {
@@ -256,7 +271,10 @@ mod tests {
         }
         // The session comes up.
         sleep(Duration::from_millis(1)).await;
-        snapshots[0].save(vec![snapshot(5)], Retention::newest(1)).await.unwrap();
+        for entity in entities {
+            let snapshot = Snapshot { entity, ..snapshot(5) };
+            snapshots[0].save(vec![snapshot], Retention::newest(1)).await.unwrap();
+        }
         Nodes { network, voters, snapshots, replicas, _tasks: tasks }
     }
 
@@ -311,6 +329,20 @@ mod tests {
         assert_eq!(nodes.share(8).await, Some(Seq(8)), "it does not come after all");
         *nodes.voters.lock().unwrap() = members(&[1, 2]);
         assert_eq!(nodes.share(8).await, None, "it votes, and two of two are needed");
+    }
+
+    /// Cause: whoever was asked worked on the question where it works on frames, of which it takes a few at
+    /// once, and the answers that it waited for are frames. Consequence: with as many shards at once
+    /// none was ever answered. Fix: the questions wait elsewhere.
+    #[tokio::test(start_paused = true)]
+    async fn many_shards_at_once_are_brought_what_they_lack() {
+        let nodes = nodes_of(4 * AT_ONCE as u16).await;
+        let (voters, joining) = (members(&[1, 2]), members(&[2]));
+        let all = (0..4 * AT_ONCE as u16)
+            .map(|shard| nodes.replicas[0].prepare(ShardId(shard), &voters, &joining));
+        for prepared in futures_util::future::join_all(all).await {
+            prepared.map(drop).unwrap();
+        }
     }
 
     /// What is shared just then may delete events that the new voter was not asked about.

@@ -253,7 +253,7 @@ impl Replicas {
     }
 
     /// Works on a frame from another node.
-    async fn take(&self, from: Member, frame: Frame) {
+    async fn take(self: &Arc<Self>, from: Member, frame: Frame) {
         match frame {
             Frame::Save { id, keep, snapshot } => {
                 let keep = Retention::newest(usize::try_from(keep).unwrap_or(usize::MAX));
@@ -277,8 +277,12 @@ impl Replicas {
                 }
             }
             Frame::Complete { id, shard } => {
-                let problem = self.complete(shard).await.err();
-                self.send(from, Class::Control, &Frame::Completed { id, problem });
+                // It waits for answers that come as frames, and must not stand in their way.
+                let replicas = self.clone();
+                tokio::spawn(async move {
+                    let problem = replicas.complete(shard).await.err();
+                    replicas.send(from, Class::Control, &Frame::Completed { id, problem });
+                });
             }
             Frame::Saved { id, oldest } => self.answer(from, id, Answer::Saved(oldest)),
             Frame::Completed { id, problem } => self.answer(from, id, Answer::Completed(problem)),
