@@ -28,13 +28,8 @@ fn membership(configs: &[&[u32]], others: &[u32]) -> RaftMembership {
     Membership::new(configs, nodes).expect("members")
 }
 
-/// Cause: whether a change was done was told by all who vote. While voters join, that is the wanted
-/// set already, of which a quorum of the old voters must agree to everything still. Consequence: a
-/// change that was tried again after a leader stopped half-way was reported as complete; who then lost
-/// one of the old voters had no quorum any more, for good. Fix: it is complete when a quorum agreed to
-/// the wanted set alone.
-#[tokio::test]
-async fn a_change_that_stopped_half_way_is_finished() {
+/// Three nodes, of which the first led its group half-way from itself to all of them; and that one.
+async fn half_way() -> (Cluster, Arc<LogJournal>) {
     let cluster = Cluster::new(3).await;
     cluster.nodes[0].initialize(SHARD, [member(1)].into()).await.expect("a new group");
     let owner = cluster.owner().await;
@@ -44,14 +39,29 @@ async fn a_change_that_stopped_half_way_is_finished() {
     added.expect("learners");
     let half = membership(&[&[1], &[1, 2, 3]], &[]);
     raft.append_membership(half, EntryPayload::Blank, []).await.expect("half-way");
+    (cluster, owner)
+}
 
-    let voters: BTreeSet<_> = (1..=3).map(member).collect();
-    owner.change_members(SHARD, voters, BTreeSet::new()).await.expect("changed");
+/// What a quorum agreed to.
+async fn agreed(node: &LogJournal) -> RaftMembership {
     let look = |state: &openraft::RaftState<Group>| {
         state.membership_state.committed().membership().clone()
     };
-    let agreed = raft.with_raft_state(look).await.expect("runs");
-    assert_eq!(agreed, membership(&[&[1, 2, 3]], &[]));
+    node.replica(SHARD).expect("runs").raft.with_raft_state(look).await.expect("runs")
+}
+
+/// Cause: whether a change was done was told by all who vote. While voters join, that is the wanted
+/// set already, of which a quorum of the old voters must agree to everything still. Consequence: a
+/// change that was tried again after a leader stopped half-way was reported as complete; who then lost
+/// one of the old voters had no quorum any more, for good. Fix: it is complete when a quorum agreed to
+/// the wanted set alone.
+#[tokio::test]
+async fn a_change_that_stopped_half_way_is_finished() {
+    let (cluster, owner) = half_way().await;
+
+    let voters: BTreeSet<_> = (1..=3).map(member).collect();
+    owner.change_members(SHARD, voters, BTreeSet::new()).await.expect("changed");
+    assert_eq!(agreed(&owner).await, membership(&[&[1, 2, 3]], &[]));
     cluster.end().await;
 }
 
@@ -205,23 +215,11 @@ async fn a_checkpoint_leaves_the_entries_after_it() {
 /// Fix: whoever leads finishes it.
 #[tokio::test]
 async fn a_change_that_nobody_is_at_is_finished_by_the_leader() {
-    let cluster = Cluster::new(3).await;
-    cluster.nodes[0].initialize(SHARD, [member(1)].into()).await.expect("a new group");
-    let owner = cluster.owner().await;
-    let raft = owner.replica(SHARD).expect("runs").raft.clone();
-    let new = [2, 3].map(|n| (member(n).to_u64(), EmptyNode {}));
-    let added = raft.change_membership(ChangeMembers::AddNodes(new.into()), true).await;
-    added.expect("learners");
-    let half = membership(&[&[1], &[1, 2, 3]], &[]);
-    raft.append_membership(half, EntryPayload::Blank, []).await.expect("half-way");
+    let (cluster, owner) = half_way().await;
     assert!(owner.group(SHARD).changing);
     while owner.group(SHARD).changing {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let look = |state: &openraft::RaftState<Group>| {
-        state.membership_state.committed().membership().clone()
-    };
-    let agreed = raft.with_raft_state(look).await.expect("runs");
-    assert_eq!(agreed, membership(&[&[1, 2, 3]], &[]));
+    assert_eq!(agreed(&owner).await, membership(&[&[1, 2, 3]], &[]));
     cluster.end().await;
 }
