@@ -228,10 +228,16 @@ impl Cluster {
     /// # Errors
     /// It was not done in so long, for one of them.
     pub async fn gather(&self, node: u32, longest: Duration) -> Result<(), Failure> {
-        for shard in 0..self.setup.shards {
-            self.hand_over(shard, node, longest).await?;
+        let end = Instant::now() + longest;
+        loop {
+            for shard in 0..self.setup.shards {
+                self.hand_over(shard, node, end.saturating_duration_since(Instant::now())).await?;
+            }
+            // An election may have taken one away while the others were handed over.
+            if self.status(node).await?.iter().all(|group| group.leads) {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Hands the leadership of a group to a node.
