@@ -21,16 +21,27 @@ use crate::{
     slot::Slot,
 };
 
-/// Waits until the shard is this node's. The incarnation is a guest of the shard from before that on.
+/// Waits until the shard is this node's. From then on the incarnation is a guest of the shard; not
+/// before, as what waits for the end of a hand-over must not be waited for by it.
 pub(super) async fn begin<E: EventSourced>(
     slot: &Slot<E>,
     guest: &mut Option<Guest>,
 ) -> Result<Tenure, Halt> {
     let Some(hold) = slot.hold() else { return Err(Halt::Deposed) };
-    *guest = Some(Guest::enter(&slot.kind.shared, slot.shard));
-    match timeout(CLAIM, hold.tenure()).await {
-        Ok(Ok(tenure)) => Ok(tenure),
-        Ok(Err(_)) => Err(Halt::Deposed),
+    let begun = async {
+        loop {
+            let tenure = hold.tenure().await.map_err(|_| Halt::Deposed)?;
+            let entered = Guest::enter(&slot.kind.shared, slot.shard);
+            if hold.is_held(tenure.epoch) {
+                return Ok((tenure, entered));
+            }
+        }
+    };
+    match timeout(CLAIM, begun).await {
+        Ok(begun) => begun.map(|(tenure, entered)| {
+            *guest = Some(entered);
+            tenure
+        }),
         Err(_) => Err(Halt::Refuse(not_claimed(slot.shard))),
     }
 }
