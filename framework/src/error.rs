@@ -85,6 +85,13 @@ pub enum AskError {
         /// The bound.
         limit: usize,
     },
+    /// Another entity delivers a command of which it is not known any more whether it was carried out:
+    /// too many senders came since. See [`EntitySettings::senders`](crate::EntitySettings::senders).
+    #[error("{entity} does not know any more whether it carried out this delivery")]
+    Forgotten {
+        /// The entity.
+        entity: EntityId,
+    },
     /// The request id was used before for another command.
     #[error("the request id was used before for another command: {0}")]
     RequestIdReused(CodecError),
@@ -174,9 +181,10 @@ impl AskError {
     #[must_use]
     pub fn effect(&self) -> TookEffect {
         match self {
-            AskError::Timeout { .. } | AskError::Lost { .. } | AskError::OutcomeUnknown { .. } => {
-                TookEffect::Unknown
-            }
+            AskError::Timeout { .. }
+            | AskError::Lost { .. }
+            | AskError::OutcomeUnknown { .. }
+            | AskError::Forgotten { .. } => TookEffect::Unknown,
             AskError::Journal(error) => error.effect(),
             AskError::Aborted { effect, .. } | AskError::Remote { effect, .. } => *effect,
             _ => TookEffect::None,

@@ -12,6 +12,7 @@ use crate::{
     context::{Context, SideContext},
     entity::EventSourced,
     error::AskError,
+    meta::{Origin, Wish},
 };
 
 /// A failure of a side effect: logged, nothing else.
@@ -24,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) expected_revision: Option<Seq>,
     /// Not started after this instant.
     pub(crate) deadline: Option<Instant>,
+    /// Where it comes from, if not from a caller.
+    pub(crate) origin: Option<Box<Origin>>,
 }
 
 /// A command on its way through an entity, and then its answer on the way back.
@@ -55,6 +58,10 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
     /// Takes a kept reply as the answer.
     fn recall(&mut self, reply: &[u8]);
 
+    /// Takes bytes as the answer that a caller who sent the command as bytes gets as they are. `None`:
+    /// the command was carried out before, and what it answered then is not known.
+    fn repeat(&mut self, reply: Option<Bytes>);
+
     /// Takes an error as the answer.
     fn refuse(&mut self, error: AskError);
 
@@ -77,6 +84,8 @@ pub(crate) enum Sent {
 /// What a handler wants done.
 pub(crate) struct Intent<E: EventSourced> {
     pub(crate) events: Vec<E::Event>,
+    /// What is kept beside them, in the same batch.
+    pub(crate) wishes: Vec<Wish>,
     /// Keep the command for later; the envelope has it again.
     pub(crate) stash: bool,
     /// Handle the stashed commands next.
@@ -89,7 +98,8 @@ pub(crate) struct Intent<E: EventSourced> {
 impl<E: EventSourced> Default for Intent<E> {
     fn default() -> Self {
         let after = After { sides: Vec::new(), timers: Vec::new() };
-        Self { events: Vec::new(), stash: false, unstash: false, passivate: false, after }
+        let (events, wishes) = (Vec::new(), Vec::new());
+        Self { events, wishes, stash: false, unstash: false, passivate: false, after }
     }
 }
 

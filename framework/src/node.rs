@@ -16,7 +16,7 @@ use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 
 use crate::{
     cluster::{Cluster, Tenant},
-    codec::check_schemas,
+    codec::{Schema, SchemaError, check_schemas},
     context::Kinds,
     entity::{CommandSet, EventSourced},
     entity_ref::{EntityRef, find_kind},
@@ -26,6 +26,7 @@ use crate::{
     hold::Hold,
     intent::SideError,
     ledger::LedgerCounts,
+    meta::is_reserved,
     replica::{Replicas, Voters},
     route::{Arrived, Host, Router},
     shard::{Root, RootMessage, actor_error, start_root, start_shard},
@@ -472,6 +473,11 @@ fn check<E: EventSourced>() -> Result<(), NodeError> {
     let kind = E::KIND;
     check_kind(kind)?;
     let schemas = |what, error| NodeError::Schemas { kind, what, error };
-    check_schemas(E::Event::schemas()).map_err(|error| schemas("events", error))?;
-    check_schemas(&E::Commands::schemas()).map_err(|error| schemas("commands", error))
+    let check = |what, known: &[Schema]| {
+        let taken = known.iter().find(|schema| is_reserved(schema.name));
+        let taken = taken.map_or(Ok(()), |taken| Err(SchemaError::Reserved { name: taken.name }));
+        taken.and_then(|()| check_schemas(known)).map_err(|error| schemas(what, error))
+    };
+    check("events", E::Event::schemas())?;
+    check("commands", &E::Commands::schemas())
 }

@@ -50,6 +50,15 @@ pub struct EntitySettings {
     pub dedup_count: usize,
     /// For how long a repeat is recognised. 24 hours unless set.
     pub dedup_age: Duration,
+    /// Deliveries of one entity that are not done; a command that would add more is refused with
+    /// [`AskError::LimitReached`](crate::AskError::LimitReached). 1000 unless set.
+    pub outbox: usize,
+    /// Of how many entities one entity remembers which of their deliveries it carried out. Beyond it,
+    /// those that were quiet for [`dedup_age`](Self::dedup_age) (12 hours at least) are forgotten; where
+    /// there are none, deliveries of others wait. 10 000 unless set.
+    pub senders: usize,
+    /// Reminders that one entity may have at once. 64 unless set.
+    pub reminders: usize,
     /// How long [`ask`](crate::EntityRef::ask) waits. 5 seconds unless set.
     pub ask_timeout: Duration,
     /// The first delay before an entity that failed starts again; it doubles with every failure in a
@@ -75,6 +84,9 @@ impl Default for EntitySettings {
             max_in_flight_bytes: 1 << 20,
             dedup_count: 1000,
             dedup_age: Duration::from_secs(24 * 60 * 60),
+            outbox: 1000,
+            senders: 10_000,
+            reminders: 64,
             ask_timeout: Duration::from_secs(5),
             restart_min: Duration::from_millis(100),
             restart_max: Duration::from_secs(10),
@@ -148,6 +160,21 @@ impl EntitySettings {
     #[must_use]
     pub fn dedup_age(self, dedup_age: Duration) -> Self {
         Self { dedup_age, ..self }
+    }
+
+    #[must_use]
+    pub fn outbox(self, deliveries: usize) -> Self {
+        Self { outbox: deliveries, ..self }
+    }
+
+    #[must_use]
+    pub fn senders(self, senders: usize) -> Self {
+        Self { senders: senders.max(1), ..self }
+    }
+
+    #[must_use]
+    pub fn reminders(self, reminders: usize) -> Self {
+        Self { reminders, ..self }
     }
 
     #[must_use]

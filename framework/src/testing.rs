@@ -15,6 +15,7 @@ use crate::{
     entity_ref::EntityRef,
     error::AskError,
     intent::{Envelope, Intent, Options, Sent},
+    meta::Meta,
     node::NodeBuilder,
 };
 
@@ -51,8 +52,8 @@ pub fn register_shared<E: EventSourced>(builder: NodeBuilder, entity: Arc<E>) ->
 /// # Errors
 /// Where the state does not encode.
 pub fn snapshot_image<S: Serialize>(state: &S) -> Result<Bytes, CodecError> {
-    image::encode(state, &Window::default())
-        .map_err(|error| CodecError::Encode { name: "state".to_owned(), reason: error.to_string() })
+    image::encode(state, &Window::default(), &Meta::default())
+        .map_err(|error| CodecError::Encode { name: "state".to_owned(), reason: error })
 }
 
 /// A look at the state, as a command that changes nothing.
@@ -94,6 +95,8 @@ where
     }
 
     fn recall(&mut self, _: &[u8]) {}
+
+    fn repeat(&mut self, _: Option<Bytes>) {}
 
     fn refuse(&mut self, error: AskError) {
         self.seen = Some(Err(error));

@@ -19,7 +19,7 @@ use crate::{
 impl<E: EventSourced> Incarnation<E> {
     /// Hands a batch to the journal.
     pub(super) fn submit(&mut self, draft: Draft) {
-        let Draft { expected, last, timestamp, request, events } = draft;
+        let Draft { expected, last, timestamp, request, events, due: _ } = draft;
         let shared = &self.slot.kind.shared;
         let batch = AppendBatch {
             entity: self.slot.id.clone(),

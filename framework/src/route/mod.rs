@@ -219,6 +219,7 @@ impl Router {
             request_id,
             expected_revision: ask.expected_revision.map(Seq),
             deadline: Some(Instant::now() + Duration::from_millis(ask.timeout_ms)),
+            origin: None,
         };
         let Ask { command, version, payload, .. } = ask;
         host.arrived(Arrived { entity, command, version, payload, options, reply });
