@@ -92,6 +92,13 @@ pub enum AskError {
         /// The entity.
         entity: EntityId,
     },
+    /// The command was asked of a replica ([`Ask::stale`](crate::Ask::stale)), and its handler wants more
+    /// than to look: an event, a timer, a side effect. Nothing was done.
+    #[error("{entity} is only looked at here, and the command would change something")]
+    NotARead {
+        /// The entity.
+        entity: EntityId,
+    },
     /// The request id was used before for another command.
     #[error("the request id was used before for another command: {0}")]
     RequestIdReused(CodecError),

@@ -59,11 +59,19 @@ struct Inner {
 /// Whose shard it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
-    Other { leader: Option<Member> },
-    Claiming { term: Term },
-    Held { term: Term },
+    Other {
+        leader: Option<Member>,
+    },
+    Claiming {
+        term: Term,
+    },
+    Held {
+        term: Term,
+    },
     /// This node leads, and hands over to that one.
-    Leaving { to: Member },
+    Leaving {
+        to: Member,
+    },
 }
 
 /// Under what an incarnation works.

@@ -23,6 +23,8 @@ pub type SideError = Box<dyn Error + Send + Sync>;
 pub(crate) struct Options {
     pub(crate) request_id: Option<RequestId>,
     pub(crate) expected_revision: Option<Seq>,
+    /// A read of it needs no confirmation that this node is still the owner.
+    pub(crate) lease_read: bool,
     /// Not started after this instant.
     pub(crate) deadline: Option<Instant>,
     /// Where it comes from, if not from a caller.
@@ -100,6 +102,17 @@ impl<E: EventSourced> Default for Intent<E> {
         let after = After { sides: Vec::new(), timers: Vec::new() };
         let (events, wishes) = (Vec::new(), Vec::new());
         Self { events, wishes, stash: false, unstash: false, passivate: false, after }
+    }
+}
+
+impl<E: EventSourced> Intent<E> {
+    /// Whether the handler asked for nothing.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        let Self { events, wishes, stash, unstash, passivate, after } = self;
+        let asked = *stash || *unstash || *passivate;
+        let After { sides, timers } = after;
+        let nothing = events.is_empty() && wishes.is_empty();
+        nothing && !asked && sides.is_empty() && timers.is_empty()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use duractor_journal::{EntityId, Member, ShardId};
+use futures_util::future::BoxFuture;
 
 use crate::{
     commands::{Raw, door},
@@ -10,6 +11,8 @@ use crate::{
     error::AskError,
     intent::BoxEnvelope,
     route::Arrived,
+    settings::Eviction,
+    shadow::Shadowed,
     shared::AnyKind,
     slot::{Kind, Refused, Slot},
 };
@@ -66,7 +69,7 @@ impl<E: EventSourced> Kind<E> {
         slot.usage.touch(now);
         self.idle().insert(now, slot.clone());
         if self.excess() > 0 {
-            self.evict(u64::MAX, now);
+            self.evict_one(now);
         }
     }
 
@@ -82,6 +85,17 @@ impl<E: EventSourced> Kind<E> {
     fn excess(&self) -> usize {
         let limit = self.settings().active_limit.unwrap_or(usize::MAX);
         self.active.load(Relaxed).saturating_sub(limit)
+    }
+
+    /// Asks one entity to leave, as there are too many.
+    fn evict_one(&self, now: u64) {
+        let leaver = match self.settings().eviction {
+            Eviction::LeastRecentlyUsed => self.idle().longest(u64::MAX, now),
+            Eviction::LeastFrequentlyUsed => self.idle().coldest(now),
+        };
+        if let Some(slot) = leaver {
+            slot.ask_to_leave();
+        }
     }
 
     /// Asks the entity that was idle longest, if it was since `limit`, to leave. False where there is
@@ -110,14 +124,29 @@ impl<E: EventSourced> AnyKind for Kind<E> {
         }
     }
 
+    fn hottest(&self, shard: ShardId, now: u64, n: usize) -> Vec<(u64, EntityId)> {
+        let heat = |slot: Arc<Slot<E>>| (slot.usage.heat(now), slot.id.clone());
+        let mut found: Vec<_> =
+            self.all(|slot| slot.shard == shard).into_iter().map(heat).collect();
+        found.sort_by(|a, b| b.0.cmp(&a.0));
+        found.truncate(n);
+        found
+    }
+
+    fn make_ready(self: Arc<Self>, id: EntityId) -> BoxFuture<'static, ()> {
+        // In no directory: the entity does not start by this.
+        Slot::new(&id, &self).refresh()
+    }
+
     fn sweep(&self, now: u64) {
+        self.shadows.sweep(now);
         // At least 1, so that an entity that is put back under `now` is not found again at once.
         let timeout = (self.settings().idle_timeout.as_millis() as u64).max(1);
         if let Some(limit) = now.checked_sub(timeout) {
             while self.evict(limit, now) {}
         }
         for _ in 0..self.excess() {
-            self.evict(u64::MAX, now);
+            self.evict_one(now);
         }
     }
 

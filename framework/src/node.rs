@@ -9,10 +9,12 @@ use std::{
 };
 
 use duractor_journal::{
-    Env, Journal, LogConfig, LogJournal, Member, ShardId, Transport,
+    EntityId, Env, Journal, LogConfig, LogJournal, Member, ShardId, Transport,
     id::{DEFAULT_SHARDS, MAX_SHARDS, check_kind},
 };
 use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
+
+use futures_util::future::{BoxFuture, join_all};
 
 use crate::{
     cluster::{Cluster, Tenant},
@@ -130,7 +132,8 @@ impl Node {
 
     /// The cluster asks this node's entities before it changes a group that is led here.
     fn occupy(&self, cluster: &Cluster) {
-        let tenant: Arc<dyn Tenant> = Arc::new(Entities(Arc::downgrade(&self.shared)));
+        let (shared, kinds) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.all));
+        let tenant: Arc<dyn Tenant> = Arc::new(Entities { shared, kinds });
         cluster.occupy(Arc::downgrade(&tenant));
         // It is set here alone.
         let _ = self.shared.tenant.set(tenant);
@@ -438,6 +441,15 @@ async fn assemble(
 struct Desk(Weak<Vec<Arc<dyn AnyKind>>>);
 
 impl Host for Desk {
+    fn make_ready(&self, entities: Vec<EntityId>) -> BoxFuture<'static, ()> {
+        let kinds = self.0.upgrade().unwrap_or_default();
+        let ready = entities.into_iter().filter_map(move |id| {
+            let kind = kinds.iter().find(|kind| kind.name() == id.kind())?;
+            Some(kind.clone().make_ready(id))
+        });
+        Box::pin(async move { drop(join_all(ready).await) })
+    }
+
     fn arrived(&self, arrived: Arrived) {
         let Some(kinds) = self.0.upgrade() else {
             return arrived.reply.send(Err(AskError::ShuttingDown));

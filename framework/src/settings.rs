@@ -32,6 +32,9 @@ pub struct EntitySettings {
     /// How many entities of the kind stay in memory: beyond it, the one that was idle longest leaves.
     /// No limit unless set. The limit is soft: busy entities are never thrown out.
     pub active_limit: Option<usize>,
+    /// Which entity leaves memory where there are more than [`active_limit`](Self::active_limit). The one
+    /// that was idle longest unless set.
+    pub eviction: Eviction,
     /// Commands that wait for one entity or are under way in it; beyond it,
     /// [`AskError::Busy`](crate::AskError::Busy). 1024 unless set.
     pub mailbox: usize,
@@ -68,6 +71,19 @@ pub struct EntitySettings {
     pub restart_max: Duration,
 }
 
+/// Which entity leaves memory where there are too many: see [`EntitySettings::eviction`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// The one that was idle longest.
+    #[default]
+    LeastRecentlyUsed,
+    /// Of the 8 that were idle longest the one that was used least, with uses of 8 s ago counting half
+    /// (ageing). For loads in which many entities are used once beside few that are used again and
+    /// again.
+    LeastFrequentlyUsed,
+}
+
 impl Default for EntitySettings {
     fn default() -> Self {
         Self {
@@ -77,6 +93,7 @@ impl Default for EntitySettings {
             state_version: 1,
             idle_timeout: Duration::from_secs(120),
             active_limit: None,
+            eviction: Eviction::LeastRecentlyUsed,
             mailbox: 1024,
             stash: 256,
             timers: 64,
@@ -125,6 +142,11 @@ impl EntitySettings {
     #[must_use]
     pub fn active_limit(self, entities: usize) -> Self {
         Self { active_limit: Some(entities), ..self }
+    }
+
+    #[must_use]
+    pub fn eviction(self, eviction: Eviction) -> Self {
+        Self { eviction, ..self }
     }
 
     #[must_use]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{Env, Journal, JournalError, Limits, Member, ShardId, Term};
+use duractor_journal::{EntityId, Env, Journal, JournalError, Limits, Member, ShardId, Term};
 use duractor_snapshot::SnapshotStore;
 use futures_util::future::BoxFuture;
 use ractor::{ActorCell, ActorRef};
@@ -63,6 +63,12 @@ pub(crate) trait AnyKind: Send + Sync {
 
     /// Takes a command that another node's caller sent.
     fn arrived(self: Arc<Self>, arrived: Arrived);
+
+    /// So many of the shard's entities that were used most of late, with how much, the hottest first.
+    fn hottest(&self, shard: ShardId, now: u64, n: usize) -> Vec<(u64, EntityId)>;
+
+    /// Reads an entity's state, so that it starts soon when the shard comes to this node.
+    fn make_ready(self: Arc<Self>, id: EntityId) -> BoxFuture<'static, ()>;
 
     /// Makes entities leave memory that were idle for too long, or are too many. `now` is in
     /// milliseconds of [`Shared::millis`].

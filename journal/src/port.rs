@@ -199,6 +199,12 @@ pub trait Journal: Send + Sync + 'static {
         Box::pin(async move { barrier.await.map(|_| ()) })
     }
 
+    /// Whether this node has a replica of the shard, so that reading it here shows what was committed up to
+    /// some moment.
+    fn has_replica(&self, shard: ShardId) -> bool {
+        shard.0 < self.shards()
+    }
+
     /// Who runs the shards' entities, now and in future. On one node always this one, under term 0,
     /// which says that it never changes.
     fn ownerships(&self) -> Ownerships {

@@ -193,6 +193,32 @@ impl<E: EventSourced> Core<E> {
         self.saving = saving;
     }
 
+    /// Lets a command look at the state. One that would change anything is refused. False where its
+    /// handler panicked.
+    pub(crate) fn look(
+        &mut self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        envelope: &mut dyn crate::intent::Envelope<E>,
+    ) -> bool {
+        self.context.now = now;
+        self.context.request_id = None;
+        let entity = self.context.entity.clone();
+        let looked = catch_unwind(AssertUnwindSafe(|| {
+            let intent = envelope.handle(&rules.entity, &self.state, &self.context);
+            if intent.changes_nothing() {
+                envelope.settle(&self.state);
+            } else {
+                envelope.refuse(AskError::NotARead { entity: entity.clone() });
+            }
+        }));
+        if let Err(panic) = &looked {
+            let reason = panic_text(panic.as_ref());
+            envelope.refuse(AskError::Crashed { entity, reason });
+        }
+        looked.is_ok()
+    }
+
     /// Handles one command. Gives back stashed commands too, where they are to be handled next.
     pub(crate) fn command(
         &mut self,
@@ -205,6 +231,7 @@ impl<E: EventSourced> Core<E> {
             self.hold(what, Some(envelope), Intent::default(), None);
             return (Decision::Held, unstashed);
         }
+        let lease_read = envelope.options().lease_read;
         let decided = catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
         let decision = match decided {
             Err(panic) => Decision::Crashed(envelope, panic_text(panic.as_ref())),
@@ -218,7 +245,8 @@ impl<E: EventSourced> Core<E> {
                 if intent.unstash {
                     unstashed = self.take_stash();
                 }
-                let what = draft.as_ref().map_or(What::Read, |(_, bytes)| What::Write(*bytes));
+                let read = if lease_read { What::LeaseRead } else { What::Read };
+                let what = draft.as_ref().map_or(read, |(_, bytes)| What::Write(*bytes));
                 let mut envelope = Some(envelope);
                 if intent.stash {
                     self.stash.extend(envelope.take());

@@ -15,6 +15,7 @@ mod permit;
 mod persisting;
 mod replay;
 mod running;
+mod shadow;
 mod snapshot;
 mod stopping;
 mod tenure;
@@ -32,6 +33,8 @@ use crate::{
     entity::EventSourced,
     error::AskError,
     hold::Tenure,
+    intent::BoxEnvelope,
+    shadow::Shadowed,
     shared::{Guest, Spawned, Startable},
     slot::{Note, Slot},
 };
@@ -68,6 +71,7 @@ enum End {
 }
 
 /// Why recovery gave no state.
+#[derive(Debug)]
 enum Halt {
     /// What is stored does not make a state, and trying again will not help.
     Quarantine(String),
@@ -135,6 +139,11 @@ impl<E: EventSourced> Incarnation<E> {
     /// The phases of recovery.
     async fn read(&mut self) -> Result<Box<Core<E>>, Halt> {
         self.tenure = tenure::begin(&self.slot, &mut self.guest).await?;
+        if let Some(known) = self.slot.kind.shadows.take(&self.slot.id)
+            && let Ok(core) = replay::replay(&self.slot, known).await
+        {
+            return Ok(core);
+        }
         let _permit = permit::acquire(&self.slot).await?;
         match load(&self.slot).await {
             Err(Halt::Missing { least, reason }) => {
@@ -245,5 +254,15 @@ impl<E: EventSourced> Startable for Slot<E> {
 
     fn ended(self: Arc<Self>, generation: u32, failure: String) {
         stopping::ended(&self, generation, &failure);
+    }
+}
+
+impl<E: EventSourced> Shadowed<E> for Slot<E> {
+    fn refresh(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { shadow::refresh(&self).await })
+    }
+
+    fn look(self: Arc<Self>, envelope: BoxEnvelope<E>) -> BoxFuture<'static, Seq> {
+        Box::pin(async move { shadow::look(&self, envelope).await })
     }
 }

@@ -23,6 +23,8 @@ const MAX_TEXT: usize = 1024;
 pub(super) enum Frame {
     /// Give this command to an entity.
     Ask(Ask),
+    /// Read these entities, kind and key each: they will be needed. Answered with nothing once it is done.
+    Ready { id: u64, entities: Vec<(String, String)> },
     /// What became of the command with this number.
     Answer { id: u64, answer: Result<Bytes, Refusal> },
 }
@@ -40,6 +42,9 @@ pub(super) struct Ask {
     pub(super) request_id: Option<String>,
     pub(super) expected_revision: Option<u64>,
     pub(super) payload: Bytes,
+    /// Travels as another kind of frame.
+    #[serde(skip)]
+    pub(super) lease_read: bool,
 }
 
 /// Why a command has no reply, as far as a caller elsewhere can use it. New ones are added at the end.
@@ -160,7 +165,8 @@ impl Ask {
 impl Frame {
     pub(super) fn encode(&self) -> Result<Bytes, String> {
         match self {
-            Frame::Ask(ask) => pack(VERSION, 1, ask),
+            Frame::Ask(ask) => pack(VERSION, if ask.lease_read { 4 } else { 1 }, ask),
+            Frame::Ready { id, entities } => pack(VERSION, 5, &(id, entities)),
             Frame::Answer { id, answer } => pack(VERSION, 2, &(id, answer)),
         }
     }
@@ -170,6 +176,11 @@ impl Frame {
         let (what, fields) = open(VERSION, frame)?;
         Ok(match what {
             1 => Frame::Ask(unpack(fields)?),
+            4 => Frame::Ask(Ask { lease_read: true, ..unpack(fields)? }),
+            5 => {
+                let (id, entities) = unpack(fields)?;
+                Frame::Ready { id, entities }
+            }
             2 => {
                 let (id, answer) = unpack(fields)?;
                 Frame::Answer { id, answer }
@@ -196,6 +207,7 @@ mod tests {
             request_id: Some("r".into()),
             expected_revision: None,
             payload: Bytes::from_static(b"\x2a"),
+            lease_read: false,
         }
     }
 
@@ -204,7 +216,13 @@ mod tests {
     fn frames_are_as_they_were() {
         let not_owner = Refusal::NotOwner { leader: Some(Member::new(2, 1).to_u64()) };
         let other = Refusal::Other { unknown: true, text: "?".into() };
-        let frames: [(Frame, &[u8]); 4] = [
+        let entities = vec![("order".into(), "17".into())];
+        let frames: [(Frame, &[u8]); 6] = [
+            (
+                Frame::Ask(Ask { lease_read: true, ..ask() }),
+                b"\x01\x04\x07\x05order\x0217\x03Pay\x01\x88\x27\x01\x01r\x00\x01\x2a",
+            ),
+            (Frame::Ready { id: 7, entities }, b"\x01\x05\x07\x01\x05order\x0217"),
             (
                 Frame::Ask(ask()),
                 b"\x01\x01\x07\x05order\x0217\x03Pay\x01\x88\x27\x01\x01r\x00\x01\x2a",

@@ -37,6 +37,7 @@ use crate::{
     idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
     settings::EntitySettings,
+    shadow::Shadows,
     shared::{ShardMessage, Shared},
 };
 
@@ -94,6 +95,7 @@ pub(crate) struct Kind<E: EventSourced> {
     /// Looked up; iterated only to close all, in the order of ids.
     pub(crate) slots: DashMap<EntityId, Arc<Slot<E>>>,
     pub(crate) active: AtomicUsize,
+    pub(crate) shadows: Shadows<E>,
     idle: Mutex<Idle<Slot<E>>>,
 }
 
@@ -138,6 +140,7 @@ impl<E: EventSourced> Kind<E> {
             shared,
             slots: DashMap::new(),
             active: AtomicUsize::new(0),
+            shadows: Shadows::new(),
             idle: Mutex::new(Idle::new()),
         })
     }

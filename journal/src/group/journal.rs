@@ -29,7 +29,7 @@ use super::{
     propose::{Bound, Gate, Proposals, Write},
     replica::Replica,
     runtime,
-    status::{GroupStatus, Replication},
+    status::{GroupStatus, Replication, Role},
     supervisor::{Common, Supervisor, SupervisorMessage},
 };
 use crate::{
@@ -532,6 +532,10 @@ impl Journal for LogJournal {
             }
             Err(JournalError::StaleEpoch { shard, stale: epoch, current })
         })
+    }
+
+    fn has_replica(&self, shard: ShardId) -> bool {
+        self.group(shard).role != Role::Outside
     }
 
     fn ownerships(&self) -> Ownerships {

@@ -94,8 +94,7 @@ pub(crate) async fn run(run: &Run, args: &Handoff) -> Result<(), Failure> {
 /// Hands over all that a node leads, one group after the other, to the other two in turns.
 async fn empty(cluster: &Arc<Cluster>, node: u32) -> Result<Vec<u16>, Failure> {
     let groups = cluster.status(node).await?.into_iter().zip(0..);
-    let led: Vec<u16> =
-        groups.filter(|(group, _)| group.leads).map(|(_, shard)| shard).collect();
+    let led: Vec<u16> = groups.filter(|(group, _)| group.leads).map(|(_, shard)| shard).collect();
     let members: Vec<_> = cluster.members().into_iter().collect();
     let mut others = members.iter().filter(|member| member.node.0 != node).cycle();
     for shard in &led {
