@@ -17,8 +17,10 @@ use crate::{
     effect::Handle,
     entity::{CommandSet, EventSourced},
     error::{AskError, NodeError},
+    follow_ups::FollowUps,
     history::{Recorded, read},
     intent::Options,
+    look::look_at_meta,
     route::{Asked, Next, Outgoing, Router, Trail},
     shadow::Shadowed,
     slot::{Kind, Slot},
@@ -142,6 +144,15 @@ impl<E: EventSourced> EntityRef<E> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What the entity has yet to do without being called: deliveries, reminders; and which deliveries
+    /// were given up. Brings the entity into memory.
+    ///
+    /// # Errors
+    /// As a command; [`AskError::NotOwner`] where another node runs the entity: ask there.
+    pub async fn follow_ups(&self) -> Result<FollowUps, AskError> {
+        look_at_meta(&self.kind, &self.id, FollowUps::of).await
     }
 
     /// [`history`](Self::history) as far as this node has it, whoever owns the entity: the newest

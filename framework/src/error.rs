@@ -99,6 +99,9 @@ pub enum AskError {
         /// The entity.
         entity: EntityId,
     },
+    /// The effect is for an entity that cannot be: its key is not allowed.
+    #[error(transparent)]
+    InvalidId(InvalidId),
     /// The request id was used before for another command.
     #[error("the request id was used before for another command: {0}")]
     RequestIdReused(CodecError),
@@ -209,6 +212,12 @@ pub enum NodeError {
     /// Two entities were registered under one kind.
     #[error("the kind {kind:?} was registered twice")]
     DuplicateKind {
+        /// The kind.
+        kind: &'static str,
+    },
+    /// The kind's name is the framework's.
+    #[error("the kind {kind:?} is taken: those that begin with `duractor.` are the framework's")]
+    ReservedKind {
         /// The kind.
         kind: &'static str,
     },

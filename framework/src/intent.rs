@@ -5,14 +5,14 @@ use std::{any::Any, error::Error, time::Duration};
 use bytes::Bytes;
 use duractor_journal::{RequestId, Seq};
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     codec::CodecError,
     context::{Context, SideContext},
     entity::EventSourced,
     error::AskError,
-    meta::{Origin, Wish},
+    meta::{Meta, Origin, Wish},
 };
 
 /// A failure of a side effect: logged, nothing else.
@@ -48,6 +48,14 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
         true
     }
 
+    /// Whether it is there to have the entity look for what it has to do.
+    fn is_wake(&self) -> bool {
+        false
+    }
+
+    /// Sees what the framework keeps of the entity, before it is handled.
+    fn look(&mut self, _: &Meta) {}
+
     /// Runs the handler. May panic, as the handler is the user's.
     fn handle(&mut self, entity: &E, state: &E::State, context: &Context) -> Intent<E>;
 
@@ -74,6 +82,9 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
 
 pub(crate) type BoxEnvelope<E> = Box<dyn Envelope<E>>;
 
+/// Who hears what came of a command of the framework.
+pub(crate) type Tell = oneshot::Sender<Result<(), AskError>>;
+
 /// What became of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -99,7 +110,7 @@ pub(crate) struct Intent<E: EventSourced> {
 
 impl<E: EventSourced> Default for Intent<E> {
     fn default() -> Self {
-        let after = After { sides: Vec::new(), timers: Vec::new() };
+        let after = After { sides: Vec::new(), timers: Vec::new(), kept: None };
         let (events, wishes) = (Vec::new(), Vec::new());
         Self { events, wishes, stash: false, unstash: false, passivate: false, after }
     }
@@ -120,6 +131,8 @@ impl<E: EventSourced> Intent<E> {
 pub(crate) struct After<E: EventSourced> {
     pub(crate) sides: Vec<Side>,
     pub(crate) timers: Vec<TimerChange<E>>,
+    /// Something was kept: deliveries up to this number are decided.
+    pub(crate) kept: Option<u64>,
 }
 
 type SideTask = dyn FnOnce(SideContext) -> BoxFuture<'static, Result<(), SideError>> + Send;

@@ -9,7 +9,8 @@ use crate::{
     commands::{Raw, door},
     entity::EventSourced,
     error::AskError,
-    intent::BoxEnvelope,
+    intent::{BoxEnvelope, Tell},
+    look::wake,
     route::Arrived,
     settings::Eviction,
     shadow::Shadowed,
@@ -136,6 +137,13 @@ impl<E: EventSourced> AnyKind for Kind<E> {
     fn make_ready(self: Arc<Self>, id: EntityId) -> BoxFuture<'static, ()> {
         // In no directory: the entity does not start by this.
         Slot::new(&id, &self).refresh()
+    }
+
+    fn wake(self: Arc<Self>, id: &EntityId, tell: Tell) {
+        if let Err(Refused { error, mut envelope }) = self.offer(id, wake(tell)) {
+            envelope.refuse(error);
+            envelope.send();
+        }
     }
 
     fn sweep(&self, now: u64) {

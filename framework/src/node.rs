@@ -17,6 +17,7 @@ use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 use futures_util::future::{BoxFuture, join_all};
 
 use crate::{
+    agenda::{Agenda, Agendas, keep as keep_agenda},
     cluster::{Cluster, Tenant},
     codec::{Schema, SchemaError, check_schemas},
     context::Kinds,
@@ -406,8 +407,11 @@ async fn assemble(
     listening: Option<AbortOnDrop>,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Arc<dyn AnyKind>> = Vec::new();
     let mut sweep = SWEEP;
+    let agenda = Kind::new(Arc::new(Agenda), shared.clone());
+    kinds.insert(TypeId::of::<Agenda>(), agenda.clone());
+    all.push(agenda.clone());
     for entry in entries {
         let Registered { typed, any, idle_timeout } = (entry.register)(&shared);
         kinds.insert(entry.id, typed);
@@ -415,6 +419,11 @@ async fn assemble(
         sweep = sweep.min(idle_timeout / 4).max(Duration::from_millis(10));
     }
     let (kinds, all) = (Arc::new(kinds), Arc::new(all));
+    let agendas = Agendas::new(&shared, &agenda, &all)?;
+    // They are set here alone.
+    let _ = shared.kinds.set(Arc::downgrade(&kinds));
+    let _ = shared.host.set(Arc::new(Desk(Arc::downgrade(&all))));
+    let _ = shared.diary.set(agendas.clone());
     let root = start_root(shared.clone(), all.clone(), sweep).await?;
     let follower = match follow(&shared, &root, &all).await {
         Ok(follower) => follower,
@@ -424,14 +433,16 @@ async fn assemble(
             return Err(error);
         }
     };
-    // It is set here alone.
-    let _ = shared.kinds.set(Arc::downgrade(&kinds));
     if let Some(router) = &shared.router {
         router.host(Arc::new(Desk(Arc::downgrade(&all))));
     }
     let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
     for task in [Some(following), listening].into_iter().flatten() {
         root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
+    }
+    for shard in 0..shared.journal.shards() {
+        let keeper = tokio::spawn(keep_agenda(shared.clone(), agendas.clone(), ShardId(shard)));
+        root.cast(RootMessage::Keep(AbortOnDrop::new(&keeper))).map_err(actor_error)?;
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     Ok(Node { shared, kinds, all, root, shutdown_timeout })
@@ -484,6 +495,9 @@ async fn follow(
 fn check<E: EventSourced>() -> Result<(), NodeError> {
     let kind = E::KIND;
     check_kind(kind)?;
+    if is_reserved(kind) {
+        return Err(NodeError::ReservedKind { kind });
+    }
     let schemas = |what, error| NodeError::Schemas { kind, what, error };
     let check = |what, known: &[Schema]| {
         let taken = known.iter().find(|schema| is_reserved(schema.name));

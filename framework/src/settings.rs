@@ -62,6 +62,15 @@ pub struct EntitySettings {
     pub senders: usize,
     /// Reminders that one entity may have at once. 64 unless set.
     pub reminders: usize,
+    /// How often a delivery, or a reminder's command, may be refused before it is given up. Refusals
+    /// are what trying again is unlikely to help: an unknown command, a handler that fails. 20 unless
+    /// set, which is some minutes.
+    pub delivery_attempts: u32,
+    /// Whether entities that are in memory come back by themselves after a restart, or on another node
+    /// after a move. They stay in memory then until an effect says
+    /// [`passivate`](crate::Effect::passivate): neither the idle timeout nor the active limit makes them
+    /// leave. Starting one costs a write, unless it was started before. Off unless set.
+    pub remember: bool,
     /// How long [`ask`](crate::EntityRef::ask) waits. 5 seconds unless set.
     pub ask_timeout: Duration,
     /// The first delay before an entity that failed starts again; it doubles with every failure in a
@@ -104,6 +113,8 @@ impl Default for EntitySettings {
             outbox: 1000,
             senders: 10_000,
             reminders: 64,
+            delivery_attempts: 20,
+            remember: false,
             ask_timeout: Duration::from_secs(5),
             restart_min: Duration::from_millis(100),
             restart_max: Duration::from_secs(10),
@@ -197,6 +208,16 @@ impl EntitySettings {
     #[must_use]
     pub fn reminders(self, reminders: usize) -> Self {
         Self { reminders, ..self }
+    }
+
+    #[must_use]
+    pub fn delivery_attempts(self, attempts: u32) -> Self {
+        Self { delivery_attempts: attempts.max(1), ..self }
+    }
+
+    #[must_use]
+    pub fn remember(self, remember: bool) -> Self {
+        Self { remember, ..self }
     }
 
     #[must_use]

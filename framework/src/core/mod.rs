@@ -265,6 +265,9 @@ impl<E: EventSourced> Core<E> {
         now: Timestamp,
         envelope: &mut BoxEnvelope<E>,
     ) -> Option<What> {
+        if envelope.is_wake() {
+            return Some(What::Repeat);
+        }
         let options = envelope.options();
         if let Some(id) = &options.request_id
             && let Some(answered) = self.window.find(id, now, &rules.settings)
@@ -311,6 +314,7 @@ impl<E: EventSourced> Core<E> {
     ) -> Result<Outcome<E>, Halt> {
         self.context.now = now;
         self.context.request_id.clone_from(&envelope.options().request_id);
+        envelope.look(&self.meta);
         let mut intent = envelope.handle(&rules.entity, &self.state, &self.context);
         if intent.stash && self.stash.len() >= rules.settings.stash {
             return Err(self.limit("stashed commands", rules.settings.stash));
@@ -342,6 +346,7 @@ impl<E: EventSourced> Core<E> {
                 bytes += self.keep(rules, now, event, &mut encoded)?;
             }
             wanted |= self.wants_snapshot(&rules.settings);
+            intent.after.kept = Some(self.meta.outbox().map_or(0, |outbox| outbox.last()));
         }
         let last = self.seq();
         let request = self.remember(rules, now, envelope)?;

@@ -10,6 +10,7 @@
 //! is decided in [`core`](crate::core); the phases perform it.
 
 mod after;
+mod errands;
 mod fetch;
 mod permit;
 mod persisting;
@@ -27,7 +28,7 @@ use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use self::after::Timer;
+use self::{after::Timer, errands::Errands};
 use crate::{
     core::Core,
     entity::EventSourced,
@@ -50,6 +51,8 @@ struct Incarnation<E: EventSourced> {
     core: Option<Box<Core<E>>>,
     timers: BTreeMap<u64, Timer<E>>,
     next_timer: u64,
+    /// What it does without being called.
+    errands: Errands<E>,
     end: End,
     /// Set by recovery. Nothing is done under another one.
     tenure: Tenure,
@@ -139,19 +142,11 @@ impl<E: EventSourced> Incarnation<E> {
     /// The phases of recovery.
     async fn read(&mut self) -> Result<Box<Core<E>>, Halt> {
         self.tenure = tenure::begin(&self.slot, &mut self.guest).await?;
-        if let Some(known) = self.slot.kind.shadows.take(&self.slot.id)
-            && let Ok(core) = replay::replay(&self.slot, known).await
-        {
-            return Ok(core);
+        let core = recall(&self.slot).await?;
+        if self.slot.kind.settings().remember {
+            errands::remember(&self.slot).await?;
         }
-        let _permit = permit::acquire(&self.slot).await?;
-        match load(&self.slot).await {
-            Err(Halt::Missing { least, reason }) => {
-                fetch::fetch(&self.slot, least, reason).await?;
-                load(&self.slot).await
-            }
-            read => read,
-        }
+        Ok(core)
     }
 
     fn is_owner(&self) -> bool {
@@ -178,6 +173,7 @@ impl<E: EventSourced> Incarnation<E> {
                 let now = self.slot.kind.shared.millis(Instant::now());
                 self.slot.open(myself);
                 self.slot.kind.activated(&self.slot, now);
+                self.follow_up(u64::MAX);
                 Ok(())
             }
             // What was read is not to be judged where somebody else may have written meanwhile.
@@ -207,6 +203,24 @@ impl<E: EventSourced> Incarnation<E> {
     }
 }
 
+/// The state, from what is known of it here already where that helps. The permit ends with this: what
+/// follows may need other entities to recover.
+async fn recall<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
+    if let Some(known) = slot.kind.shadows.take(&slot.id)
+        && let Ok(core) = replay::replay(slot, known).await
+    {
+        return Ok(core);
+    }
+    let _permit = permit::acquire(slot).await?;
+    match load(slot).await {
+        Err(Halt::Missing { least, reason }) => {
+            fetch::fetch(slot, least, reason).await?;
+            load(slot).await
+        }
+        read => read,
+    }
+}
+
 async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
     let core = snapshot::load(slot).await?;
     replay::replay(slot, core).await
@@ -215,6 +229,7 @@ async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
 impl<E: EventSourced> Drop for Incarnation<E> {
     /// Where the actor was killed, somebody still waits for these answers.
     fn drop(&mut self) {
+        self.come_back();
         let Some(mut core) = self.core.take() else { return };
         let lost = || AskError::Lost { entity: self.slot.id.clone() };
         for envelope in core.take_stash() {
@@ -236,6 +251,7 @@ impl<E: EventSourced> Startable for Slot<E> {
                 core: None,
                 timers: BTreeMap::new(),
                 next_timer: 0,
+                errands: Errands::default(),
                 end: End::No,
                 tenure: Tenure { epoch: Term(0), for_ever: false },
                 guest: None,

@@ -17,9 +17,13 @@ use crate::{
 };
 
 impl<E: EventSourced> Incarnation<E> {
-    /// Hands a batch to the journal.
+    /// Hands a batch to the journal, once the entity is on the agenda if it has to be.
     pub(super) fn submit(&mut self, draft: Draft) {
-        let Draft { expected, last, timestamp, request, events, due: _ } = draft;
+        if self.errands.may_write(draft.due) { self.write(draft) } else { self.hold_back(draft) }
+    }
+
+    pub(super) fn write(&mut self, draft: Draft) {
+        let Draft { expected, last, timestamp, request, events, .. } = draft;
         let shared = &self.slot.kind.shared;
         let batch = AppendBatch {
             entity: self.slot.id.clone(),
@@ -38,8 +42,8 @@ impl<E: EventSourced> Incarnation<E> {
 
     /// Takes in what the journal said.
     pub(super) fn resolve(&mut self, notices: Vec<Notice>) {
-        let Some(core) = &mut self.core else { return };
         for notice in notices {
+            let Some(core) = &mut self.core else { return };
             match notice {
                 Notice::Batch { last, result } => {
                     if let Err(error) = &result {
@@ -48,6 +52,8 @@ impl<E: EventSourced> Incarnation<E> {
                     core.resolve(last, result);
                 }
                 Notice::Confirmed { round, result } => core.pipeline().confirmed(round, result),
+                Notice::Entered(result) => self.entered(result),
+                Notice::Errand(errand) => self.errand_done(&errand),
             }
         }
     }

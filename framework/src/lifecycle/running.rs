@@ -35,7 +35,11 @@ impl<E: EventSourced> Incarnation<E> {
                     if envelope.is_use() {
                         self.slot.usage.touch(shared.millis(now));
                     }
+                    let wake = envelope.is_wake();
                     self.command(envelope, now, wall);
+                    if wake {
+                        self.woken();
+                    }
                 }
                 // Looked at once more, as the slot wakes nobody who is awake.
                 Work::Nothing if self.check_tenure() => {}
@@ -69,6 +73,7 @@ impl<E: EventSourced> Incarnation<E> {
             Decision::Held => {}
             Decision::Submit(draft) => self.submit(draft),
             Decision::Crashed(envelope, reason) => {
+                self.crashed_on(envelope.options().origin.as_deref());
                 let entity = self.slot.id.clone();
                 self.end = End::Crash(reason.clone());
                 self.slot.refuse(envelope, AskError::Crashed { entity, reason });

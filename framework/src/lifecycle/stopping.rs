@@ -47,6 +47,7 @@ impl<E: EventSourced> Incarnation<E> {
             }
             End::Passivate => {
                 self.slot.put_back(core.take_stash().into_iter());
+                self.leave_agenda(true);
                 self.leave(myself);
                 self.slot.vacate();
                 Ok(())
@@ -59,8 +60,10 @@ impl<E: EventSourced> Incarnation<E> {
             }
             End::Crash(reason) => {
                 self.slot.put_back(core.take_stash().into_iter());
+                self.come_back();
                 self.core = None;
                 self.timers.clear();
+                self.errands.clear();
                 Err(reason.into())
             }
         }
@@ -70,9 +73,12 @@ impl<E: EventSourced> Incarnation<E> {
     pub(super) fn passivate(&mut self, myself: &ActorRef<Note>) {
         let idle = matches!(self.end, End::No)
             && self.timers.is_empty()
+            && !self.errands.is_busy()
+            && !self.slot.kind.settings().remember
             && self.core.as_ref().is_some_and(|core| core.is_idle());
         if idle && self.slot.vacate_if_idle() {
             tracing::debug!(entity = %self.slot.id, "passivated");
+            self.leave_agenda(false);
             self.leave(myself);
         }
     }
@@ -92,6 +98,7 @@ impl<E: EventSourced> Incarnation<E> {
     fn leave(&mut self, myself: &ActorRef<Note>) {
         self.core = None;
         self.timers.clear();
+        self.errands.clear();
         myself.stop(None);
     }
 }

@@ -70,6 +70,7 @@ impl<E: EventSourced> Incarnation<E> {
         tracing::debug!(entity = %self.slot.id, %epoch, "deposed");
         self.end = End::Deposed;
         self.timers.clear();
+        self.errands.stop();
         true
     }
 

@@ -28,7 +28,7 @@ use duractor_journal::{EntityId, Timestamp};
 pub(crate) use self::{
     call::{Call, Then},
     inbox::Judgement,
-    wish::{Denied, Origin, Wish},
+    wish::{Denied, Errand, Origin, When, Wish},
 };
 use self::{
     inbox::{Inbox, Last},

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{inbox::Judgement, wish::When, *};
+use super::*;
 use crate::golden;
 
 fn id(key: &str) -> EntityId {
@@ -156,10 +156,10 @@ fn a_reminder_that_comes_again_leaves_out_what_was_missed() {
     meta.apply(Reserved::Reminded { id: 1, given_up: None }, Timestamp(135), &settings());
     assert_eq!(meta.due(), Some(Timestamp(140)));
     // Its second time is another one: an old repeat is none of it.
-    let old = meta.judge(&Origin::Reminder { id: 1 }, Timestamp(140), &settings());
+    let old = meta.judge(&Origin::Reminder { id: 1, given_up: None }, Timestamp(140), &settings());
     assert_eq!(old, Judgement::Repeat(None));
     assert_eq!(
-        meta.judge(&Origin::Reminder { id: 2 }, Timestamp(140), &settings()),
+        meta.judge(&Origin::Reminder { id: 2, given_up: None }, Timestamp(140), &settings()),
         Judgement::New
     );
 }

@@ -27,6 +27,7 @@ pub(crate) enum Wish {
         name: String,
     },
     /// As it is: for what the framework decides itself.
+    #[allow(dead_code, reason = "for the next thing to be kept")]
     Write(Reserved),
     /// It cannot be: the command is refused.
     Invalid(AskError),
@@ -47,8 +48,20 @@ pub(crate) enum Origin {
     /// It is what came of the entity's own delivery.
     Outcome { number: u64, given_up: Option<String> },
     /// It is a reminder that is due.
-    Reminder { id: u64 },
+    Reminder { id: u64, given_up: Option<String> },
 }
+
+/// A piece of work that an entity does without being called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Errand {
+    /// The next delivery to this receiver.
+    To(EntityId),
+    /// The reminder with this id.
+    Reminder(u64),
+}
+
+/// The longest name of a reminder, in bytes.
+const MAX_NAME: usize = 255;
 
 /// Why a wish is not granted.
 pub(crate) enum Denied {
@@ -72,7 +85,7 @@ impl Meta {
             Origin::Outcome { number, .. } => {
                 self.outbox().is_some_and(|outbox| outbox.pending().contains_key(number))
             }
-            Origin::Reminder { id } => self.reminders().is_some_and(|it| it.get(*id).is_some()),
+            Origin::Reminder { id, .. } => self.reminders().is_some_and(|it| it.get(*id).is_some()),
         };
         if is_open { Judgement::New } else { Judgement::Repeat(None) }
     }
@@ -101,6 +114,9 @@ impl Meta {
                     Reserved::Deliver { number, to, call, then }
                 }
                 Wish::Remind { name, when, every_ms, call } => {
+                    if name.len() > MAX_NAME {
+                        return Err(Denied::Limit("bytes in a reminder's name", MAX_NAME));
+                    }
                     id += 1;
                     names.insert(name.clone());
                     if names.len() > settings.reminders {
@@ -134,7 +150,9 @@ impl Origin {
             Origin::Outcome { number, given_up: Some(reason) } => {
                 Reserved::Undelivered { number: *number, reason: reason.clone() }
             }
-            Origin::Reminder { id } => Reserved::Reminded { id: *id, given_up: None },
+            Origin::Reminder { id, given_up } => {
+                Reserved::Reminded { id: *id, given_up: given_up.clone() }
+            }
         }
     }
 

@@ -35,8 +35,8 @@ use tokio::{
 };
 
 pub(crate) use self::trail::{Next, Trail};
-use self::wire::{Ask, Frame, Refusal};
-use crate::{delivery::Away, error::AskError, intent::Options};
+use self::wire::{Ask, Frame, Refusal, Sender};
+use crate::{delivery::Away, error::AskError, intent::Options, meta::Origin};
 
 /// Commands to other nodes that wait for their answers at once. More are refused.
 const MAX_WAITING: usize = 1 << 18;
@@ -65,7 +65,7 @@ pub(crate) trait Host: Send + Sync {
 /// A command that is sent to another node.
 pub(crate) struct Outgoing<'a> {
     pub(crate) entity: &'a EntityId,
-    pub(crate) command: &'static str,
+    pub(crate) command: &'a str,
     pub(crate) version: u16,
     pub(crate) payload: &'a Bytes,
     pub(crate) options: &'a Options,
@@ -171,7 +171,15 @@ impl Router {
             lease_read: options.lease_read,
         };
         let unavailable = |why: String| AskError::Unavailable { shard, reason: why };
-        let frame = Frame::Ask(ask).encode().map_err(unavailable)?;
+        let frame = match options.origin.as_deref() {
+            Some(Origin::Delivery { from, number, since, wants_reply }) => {
+                let (kind, key) = (from.kind().to_owned(), from.key().to_owned());
+                let (number, since, wants_reply) = (*number, since.0, *wants_reply);
+                Frame::Deliver { ask, sender: Sender { kind, key, number, since, wants_reply } }
+            }
+            _ => Frame::Ask(ask),
+        };
+        let frame = frame.encode().map_err(unavailable)?;
         let (tell, answer) = oneshot::channel();
         {
             let mut waiting = self.lock();
@@ -208,7 +216,7 @@ impl Router {
         }
     }
 
-    fn arrived(self: &Arc<Self>, from: Member, ask: Ask) {
+    fn arrived(self: &Arc<Self>, from: Member, ask: Ask, origin: Option<Box<Origin>>) {
         let (entity, request_id) = match ask.target() {
             Ok(target) => target,
             Err(error) => return tracing::error!(%from, error, "a malformed command"),
@@ -228,7 +236,7 @@ impl Router {
             expected_revision: ask.expected_revision.map(Seq),
             lease_read: ask.lease_read,
             deadline: Some(Instant::now() + Duration::from_millis(ask.timeout_ms)),
-            origin: None,
+            origin,
         };
         let Ask { command, version, payload, .. } = ask;
         host.arrived(Arrived { entity, command, version, payload, options, reply });
@@ -266,7 +274,11 @@ impl Router {
 
     fn frame(self: &Arc<Self>, from: Member, frame: &Bytes) {
         match Frame::decode(frame) {
-            Ok(Frame::Ask(ask)) => self.arrived(from, ask),
+            Ok(Frame::Ask(ask)) => self.arrived(from, ask, None),
+            Ok(Frame::Deliver { ask, sender }) => match sender.origin() {
+                Ok(origin) => self.arrived(from, ask, Some(Box::new(origin))),
+                Err(error) => tracing::error!(%from, error, "a malformed delivery"),
+            },
             Ok(Frame::Ready { id, entities }) => self.make_ready(from, id, entities),
             Ok(Frame::Answer { id, answer }) => {
                 let mut waiting = self.lock();

@@ -36,6 +36,7 @@ use crate::{
     hold::{Hold, Reader},
     idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
+    meta::Errand,
     settings::EntitySettings,
     shadow::Shadows,
     shared::{ShardMessage, Shared},
@@ -66,6 +67,10 @@ pub(crate) enum Notice {
     Batch { last: Seq, result: Result<(), JournalError> },
     /// What became of this round of confirmations, for which reads wait.
     Confirmed { round: u64, result: Result<(), JournalError> },
+    /// Whether the entity is on the agenda.
+    Entered(Result<(), AskError>),
+    /// A piece of work ended.
+    Errand(Errand),
 }
 
 /// What an actor does next.
