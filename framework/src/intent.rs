@@ -121,7 +121,7 @@ impl<E: EventSourced> Intent<E> {
     pub(crate) fn changes_nothing(&self) -> bool {
         let Self { events, wishes, stash, unstash, passivate, after } = self;
         let asked = *stash || *unstash || *passivate;
-        let After { sides, timers } = after;
+        let After { sides, timers, kept: _ } = after;
         let nothing = events.is_empty() && wishes.is_empty();
         nothing && !asked && sides.is_empty() && timers.is_empty()
     }
