@@ -130,6 +130,7 @@ mod golden;
 mod agenda;
 mod commands;
 mod context;
+mod coordination;
 mod core;
 mod delivery;
 mod durable_state;
@@ -153,6 +154,8 @@ mod meta;
 mod node;
 mod outcome;
 mod parts;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod post;
 mod replica;
 mod route;
@@ -173,6 +176,10 @@ pub use event::{Event, Upcast};
 pub use golden::{golden, golden_command};
 
 pub use context::{Context, SideContext};
+pub use coordination::{
+    CoordinationError, Guard, HolderInfo, Lock, MAX_PERMITS, Semaphore, Session, SessionId,
+    SessionOptions,
+};
 pub use durable_state::{DurableState, Replace, Replaced};
 pub use effect::{Effect, Handle, Persist, Unanswered};
 pub use entity::{CommandSet, EventSourced};

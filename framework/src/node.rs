@@ -21,6 +21,10 @@ use crate::{
     cluster::{Cluster, Tenant},
     codec::{Schema, SchemaError, check_schemas},
     context::Kinds,
+    coordination::{
+        CoordinationError, Leases, Lock, Locks, Permits, Semaphore, Semaphores, Session,
+        SessionOptions, Sessions, Warden,
+    },
     entity::{CommandSet, EventSourced},
     entity_ref::{EntityRef, find_kind},
     error::{AskError, NodeError},
@@ -56,6 +60,8 @@ pub struct Node {
     all: AllKinds,
     root: Root,
     shutdown_timeout: Duration,
+    sessions: Arc<Sessions>,
+    session: SessionOptions,
 }
 
 impl Node {
@@ -74,6 +80,7 @@ impl Node {
             shutdown_timeout: Duration::from_secs(30),
             kinds: Vec::new(),
             singletons: Vec::new(),
+            session: SessionOptions::default(),
         }
     }
 
@@ -84,6 +91,35 @@ impl Node {
     /// [`NodeError::NotRegistered`], [`NodeError::InvalidId`].
     pub fn entity<E: EventSourced>(&self, key: &str) -> Result<EntityRef<E>, NodeError> {
         EntityRef::find(&self.kinds, key)
+    }
+
+    /// The node's own session, which [`lock`](Self::lock) and the like use. Its lease and its label are
+    /// those of [`NodeBuilder::session`].
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        self.sessions.own(&self.shared, &self.kinds, &self.session)
+    }
+
+    /// Opens another session: with a lease of its own, and which ends by itself.
+    #[must_use]
+    pub fn open_session(&self, options: SessionOptions) -> Session {
+        self.sessions.open(&self.shared, &self.kinds, options)
+    }
+
+    /// The lock of this name, for the node's own session.
+    ///
+    /// # Errors
+    /// As [`Session::lock`].
+    pub fn lock(&self, name: &str) -> Result<Lock, CoordinationError> {
+        self.session().lock(name)
+    }
+
+    /// The semaphore of this name with so many permits, for the node's own session.
+    ///
+    /// # Errors
+    /// As [`Session::semaphore`].
+    pub fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, CoordinationError> {
+        self.session().semaphore(name, permits)
     }
 
     /// Ends an entity's quarantine: the next command recovers it anew. For use once the cause is
@@ -116,6 +152,9 @@ impl Node {
     /// builder's `shutdown_timeout` are refused. Returns when all that is done, also where another
     /// call did it.
     pub async fn shutdown(&self) {
+        if self.shared.check_open().is_ok() {
+            self.sessions.settle().await;
+        }
         if self.shared.close() {
             tracing::info!("the node is shutting down");
         }
@@ -196,6 +235,7 @@ pub struct NodeBuilder {
     shutdown_timeout: Duration,
     kinds: Vec<Entry>,
     singletons: Vec<Result<Plan, NodeError>>,
+    session: SessionOptions,
 }
 
 impl NodeBuilder {
@@ -255,6 +295,11 @@ impl NodeBuilder {
     {
         self.singletons.push(Plan::new(name, run));
         self
+    }
+
+    /// The lease and the label of the node's own session, for locks and the like.
+    pub fn session(self, session: SessionOptions) -> Self {
+        Self { session, ..self }
     }
 
     /// The seams to the outside world: time, entropy, files. The real ones unless set.
@@ -321,6 +366,22 @@ impl NodeBuilder {
     /// # Errors
     /// [`NodeError`] says what is wrong with the kinds or the folder.
     pub async fn start(self) -> Result<Node, NodeError> {
+        let reserved = self.kinds.iter().find(|entry| is_reserved(entry.kind));
+        if let Some(Entry { kind, .. }) = reserved {
+            return Err(NodeError::ReservedKind { kind });
+        }
+        let warden = Arc::new(Warden::default());
+        self.with_own_kinds(&warden).begin(&warden).await
+    }
+
+    /// The kinds that every node has.
+    fn with_own_kinds(self, warden: &Arc<Warden>) -> Self {
+        self.register(Leases::new(warden.clone()))
+            .register(Permits::<Locks>::new(warden.clone()))
+            .register(Permits::<Semaphores>::new(warden.clone()))
+    }
+
+    async fn begin(self, warden: &Warden) -> Result<Node, NodeError> {
         let mut names: Vec<_> = self.kinds.iter().map(|entry| entry.kind).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -357,7 +418,9 @@ impl NodeBuilder {
             self.recoveries,
             self.max_open,
         );
-        let started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
+        warden.attach(&shared);
+        let own = (self.shutdown_timeout, self.session);
+        let started = assemble(shared, self.kinds, own, listening).await;
         if let (Ok(node), Some(cluster)) = (&started, &self.cluster) {
             node.occupy(cluster);
         }
@@ -403,7 +466,7 @@ impl NodeBuilder {
 async fn assemble(
     shared: Arc<Shared>,
     entries: Vec<Entry>,
-    shutdown_timeout: Duration,
+    (shutdown_timeout, session): (Duration, SessionOptions),
     listening: Option<AbortOnDrop>,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
@@ -445,7 +508,8 @@ async fn assemble(
         root.cast(RootMessage::Keep(AbortOnDrop::new(&keeper))).map_err(actor_error)?;
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
-    Ok(Node { shared, kinds, all, root, shutdown_timeout })
+    let sessions = Arc::default();
+    Ok(Node { shared, kinds, all, root, shutdown_timeout, sessions, session })
 }
 
 /// Where commands of other nodes' callers arrive.
@@ -495,9 +559,6 @@ async fn follow(
 fn check<E: EventSourced>() -> Result<(), NodeError> {
     let kind = E::KIND;
     check_kind(kind)?;
-    if is_reserved(kind) {
-        return Err(NodeError::ReservedKind { kind });
-    }
     let schemas = |what, error| NodeError::Schemas { kind, what, error };
     let check = |what, known: &[Schema]| {
         let taken = known.iter().find(|schema| is_reserved(schema.name));

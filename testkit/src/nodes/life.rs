@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::{
     account::Account,
+    locks::options,
     resource::Boot,
     world::{Process, World},
 };
@@ -70,6 +71,7 @@ async fn host(
 ) -> Result<Node, NodeError> {
     let builder = Node::builder("/data").env(env.clone()).cluster(cluster);
     let builder = builder.register(Account { settings: world.plan.settings.clone() });
+    let builder = builder.session(options(world));
     let add = |builder: NodeBuilder, n| {
         let world = Arc::downgrade(world);
         builder.singleton(&worker(n), move |singleton| {

@@ -4,7 +4,7 @@
 //!
 //! A run forms a cluster, puts it under load while things go wrong, heals everything, restarts every
 //! node, and then checks what clients saw against what the nodes hold: **A** and **L** (each operation
-//! once, in an order that fits what clients saw), **W** (singletons: never two at once, and their
+//! once, in an order that fits what clients saw), **W** (singletons and locks: never two at once, and their
 //! fencing tokens rise), **C** (all nodes hold the same), **V** (everything serves again), **S** (no
 //! panic, and no error but those that fit), and that the ledger of commands balances.
 //!
@@ -18,7 +18,7 @@
 //! | `plan`, `planted` | what a seed is about; bugs that must be found |
 //! | `wires` | a node's links |
 //! | `world`, `life` | the nodes; the life of a process |
-//! | `clients` | the load |
+//! | `clients`, `locks` | the load |
 //! | `trouble` | what goes wrong |
 //! | `settle` | the end of a run |
 
@@ -26,6 +26,7 @@ mod account;
 mod clients;
 mod history;
 mod life;
+mod locks;
 mod plan;
 mod planted;
 mod resource;
@@ -39,7 +40,7 @@ use std::{sync::Arc, time::Duration};
 use duractor_journal::NodeId;
 use tokio::{task::JoinSet, time::timeout};
 
-use self::{clients::Client, plan::Plan, world::World};
+use self::{clients::Client, locks::Locker, plan::Plan, world::World};
 use crate::{
     consistency::{
         Report, Violation,
@@ -84,6 +85,9 @@ async fn all(world: &Arc<World>) -> u64 {
     let mut tasks = JoinSet::new();
     for _ in 0..world.plan.clients {
         tasks.spawn(Client::new(world).run());
+    }
+    for _ in 0..world.plan.lockers {
+        tasks.spawn(Locker::new(world).run());
     }
     tasks.spawn(trouble::make(world.clone()));
     let load = Duration::from_millis(world.plan.load_ms);

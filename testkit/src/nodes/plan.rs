@@ -96,6 +96,12 @@ pub(crate) struct Plan {
     pub(crate) accounts: usize,
     pub(crate) clients: usize,
     pub(crate) singletons: usize,
+    /// Locks, and as many semaphores.
+    pub(crate) locks: usize,
+    /// Clients of them.
+    pub(crate) lockers: usize,
+    /// A session's lease.
+    pub(crate) lease_ms: u64,
     /// Between two calls of a client, at most.
     pub(crate) pause_ms: u64,
     /// Bytes of an event beside its number, at most.
@@ -127,6 +133,9 @@ impl Plan {
             pause_ms: 5 + rng.below(40),
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),
+            locks: 1 + rng.index(3),
+            lockers: if wanted.is_empty() { rng.index(4) } else { 1 + rng.index(3) },
+            lease_ms: 600 + rng.below(2_000),
         }
     }
 }

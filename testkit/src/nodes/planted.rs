@@ -11,12 +11,30 @@ pub enum Planted {
     PromiseForgotten,
     /// Leadership is handed over while the shard's singletons still run.
     HandOverUnstopped,
+    /// Locks are not fenced: their tokens are counted in the owner's memory.
+    LockUnfenced,
+    /// Leases of locks run by the wall clock.
+    LeaseByWallClock,
+    /// A new owner takes holders whose leases it does not know for dead.
+    LeaseNotGivenAnew,
+    /// What was acquired for a caller who gave up stays acquired.
+    AcquireNotUndone,
+    /// A session believes in a lease again after it had run out.
+    LeaseRevived,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 3] =
-        [Planted::AckBeforeFsync, Planted::PromiseForgotten, Planted::HandOverUnstopped];
+    pub const ALL: [Planted; 8] = [
+        Planted::AckBeforeFsync,
+        Planted::PromiseForgotten,
+        Planted::HandOverUnstopped,
+        Planted::LockUnfenced,
+        Planted::LeaseByWallClock,
+        Planted::LeaseNotGivenAnew,
+        Planted::AcquireNotUndone,
+        Planted::LeaseRevived,
+    ];
 
     /// The name on the command line.
     #[must_use]
@@ -25,22 +43,32 @@ impl Planted {
             Planted::AckBeforeFsync => "ack-before-fsync",
             Planted::PromiseForgotten => "promise-forgotten",
             Planted::HandOverUnstopped => "hand-over-unstopped",
+            Planted::LockUnfenced => "lock-unfenced",
+            Planted::LeaseByWallClock => "lease-by-wall-clock",
+            Planted::LeaseNotGivenAnew => "lease-not-given-anew",
+            Planted::AcquireNotUndone => "acquire-not-undone",
+            Planted::LeaseRevived => "lease-revived",
         }
     }
 
-    /// Whether this build can plant it: bugs inside of the journal need the feature `planted`.
+    /// Whether this build can plant it: bugs inside of other crates need the feature `planted`.
     #[must_use]
     pub fn available(self) -> bool {
-        cfg!(feature = "planted") || self != Planted::PromiseForgotten
+        let outside = matches!(self, Planted::AckBeforeFsync | Planted::HandOverUnstopped);
+        cfg!(feature = "planted") || outside
     }
 
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Crash, CrashMany, LeaderAlone, Transfer};
+        use Trouble::{Crash, CrashMany, Cut, Freeze, Kill, LeaderAlone, Skew, Transfer};
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
+            Planted::LockUnfenced | Planted::LeaseNotGivenAnew => &[Transfer, Transfer, Kill],
+            Planted::LeaseByWallClock => &[Skew, Skew, Skew],
+            Planted::AcquireNotUndone => &[Cut, Freeze],
+            Planted::LeaseRevived => &[Freeze, Cut, Cut, Freeze, LeaderAlone],
         }
     }
 }
@@ -48,9 +76,18 @@ impl Planted {
 /// Plants a bug on this thread, or takes it away.
 #[cfg(feature = "planted")]
 pub(super) fn plant(bug: Option<Planted>) {
-    use duractor_journal::planted::{Planted as Inside, plant};
-    plant(match bug {
+    use duractor::planted::Planted as Framework;
+    use duractor_journal::planted::Planted as Inside;
+    duractor_journal::planted::plant(match bug {
         Some(Planted::PromiseForgotten) => Some(Inside::PromiseForgotten),
+        Some(_) | None => None,
+    });
+    duractor::planted::plant(match bug {
+        Some(Planted::LockUnfenced) => Some(Framework::TokenInMemory),
+        Some(Planted::LeaseByWallClock) => Some(Framework::LeaseByWallClock),
+        Some(Planted::LeaseNotGivenAnew) => Some(Framework::LeaseNotGivenAnew),
+        Some(Planted::AcquireNotUndone) => Some(Framework::AcquireNotUndone),
+        Some(Planted::LeaseRevived) => Some(Framework::LeaseRevived),
         Some(_) | None => None,
     });
 }

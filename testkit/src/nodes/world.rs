@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     Planted,
     history::{History, Moment},
+    locks::Locks,
     plan::Plan,
     resource::{Boot, Resource},
     wires::Wires,
@@ -39,6 +40,7 @@ pub(crate) struct World {
     pub(crate) net: Arc<SimNetwork>,
     pub(crate) nodes: BTreeMap<NodeId, Place>,
     pub(crate) resource: Arc<Resource>,
+    pub(crate) locks: Locks,
     notes: Mutex<Notes>,
     /// Clients and troubles end.
     ending: AtomicBool,
@@ -129,6 +131,7 @@ impl World {
             net,
             nodes,
             resource: Arc::default(),
+            locks: Locks::default(),
             notes: Mutex::new(notes),
             ending: AtomicBool::new(false),
             over: Notify::new(),
