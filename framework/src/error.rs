@@ -227,6 +227,12 @@ pub enum NodeError {
         /// The name.
         name: String,
     },
+    /// Two handlers of the leader take one command.
+    #[error("two handlers of the leader take {name:?}")]
+    DuplicateHandler {
+        /// The command's name.
+        name: &'static str,
+    },
     /// The kind was not registered on this node.
     #[error("the kind {kind:?} is not registered on this node")]
     NotRegistered {

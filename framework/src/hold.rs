@@ -194,6 +194,11 @@ impl Hold {
         }
     }
 
+    /// Waits for something that changes with who owns the shard.
+    pub(crate) async fn until<T>(&self, look: impl Fn() -> Option<T>) -> T {
+        until(&self.changed, look).await
+    }
+
     /// Waits until this node owns the shard, and says under which epoch.
     pub(crate) async fn held(&self) -> Term {
         until(&self.changed, || self.epoch()).await

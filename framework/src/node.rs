@@ -3,7 +3,7 @@
 use std::{
     any::TypeId,
     collections::{BTreeSet, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -32,13 +32,14 @@ use crate::{
     follow::{AllKinds, Follower},
     hold::Hold,
     intent::SideError,
+    leader::{Forward, Handlers, Leader, Leadership, Setup},
     ledger::LedgerCounts,
     meta::is_reserved,
     replica::{Replicas, Voters},
     route::{Arrived, Host, Router},
     shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
-    singleton::{Plan, Singleton, keep},
+    singleton::{Plan, Singleton, keep_all},
     slot::Kind,
     task::AbortOnDrop,
     tenant::Entities,
@@ -62,6 +63,7 @@ pub struct Node {
     shutdown_timeout: Duration,
     sessions: Arc<Sessions>,
     session: SessionOptions,
+    leader: Leader,
 }
 
 impl Node {
@@ -81,6 +83,8 @@ impl Node {
             kinds: Vec::new(),
             singletons: Vec::new(),
             session: SessionOptions::default(),
+            handlers: Vec::new(),
+            forward: None,
         }
     }
 
@@ -120,6 +124,12 @@ impl Node {
     /// As [`Session::semaphore`].
     pub fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, CoordinationError> {
         self.session().semaphore(name, permits)
+    }
+
+    /// The cluster's leader: who it is, and what only it does.
+    #[must_use]
+    pub fn leader(&self) -> &Leader {
+        &self.leader
     }
 
     /// Ends an entity's quarantine: the next command recovers it anew. For use once the cause is
@@ -181,8 +191,9 @@ impl Node {
 
     fn run_singletons(self, plans: Vec<Plan>) -> Result<Self, NodeError> {
         for plan in plans {
-            let task = tokio::spawn(keep(self.shared.clone(), plan));
-            self.root.cast(RootMessage::Keep(AbortOnDrop::new(&task))).map_err(actor_error)?;
+            for task in keep_all(&self.shared, &plan)? {
+                self.root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
+            }
         }
         Ok(self)
     }
@@ -236,7 +247,11 @@ pub struct NodeBuilder {
     kinds: Vec<Entry>,
     singletons: Vec<Result<Plan, NodeError>>,
     session: SessionOptions,
+    handlers: Vec<AddHandler>,
+    forward: Option<Arc<dyn Forward>>,
 }
+
+type AddHandler = Box<dyn FnOnce(&mut Handlers) -> Result<(), NodeError> + Send + Sync>;
 
 impl NodeBuilder {
     /// Adds a kind of entity.
@@ -295,6 +310,101 @@ impl NodeBuilder {
     {
         self.singletons.push(Plan::new(name, run));
         self
+    }
+
+    /// Adds workers: tasks `name-0`, `name-1` and so on, `count` of them, each a
+    /// [`singleton`](Self::singleton). They are spread over the shards one after the other, so that no
+    /// shard has two before each has one, and with the shards over the nodes. Register them with the same
+    /// count on every node. Raise the count at will; where it is lowered while nodes are upgraded, the
+    /// last ones go on until the last node is.
+    ///
+    /// ```
+    /// # use duractor::{Node, Singleton};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// let node = Node::builder(dir.path())
+    ///     .workers("mailer", 3, async |worker: Singleton| {
+    ///         println!("{} is number {}", worker.name(), worker.index());
+    ///         worker.ending().await;
+    ///         Ok(())
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn workers<F>(
+        mut self,
+        name: &str,
+        count: usize,
+        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), SideError>> + Send + 'static,
+    {
+        self.singletons.extend(Plan::workers(name, count, run));
+        self
+    }
+
+    /// Adds a worker for each shard, `name@0` and so on, which runs where the shard's entities do:
+    /// [`Singleton::shard`](crate::Singleton::shard) says which. For work on what the shard has, as its
+    /// log. Otherwise as a [`singleton`](Self::singleton).
+    pub fn shard_workers<F>(
+        mut self,
+        name: &str,
+        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), SideError>> + Send + 'static,
+    {
+        self.singletons.push(Plan::each(name, run));
+        self
+    }
+
+    /// Adds a handler that only the cluster's leader runs: any node calls it by
+    /// [`Leader::forward`](crate::Leader::forward), the leader also by
+    /// [`Leader::call`](crate::Leader::call). Register it on every node. It is dropped at its next
+    /// `await` when the node ceases to lead.
+    ///
+    /// ```
+    /// # use duractor::{Command, Node, Leadership};
+    /// # use std::time::Duration;
+    /// #[derive(Command)]
+    /// #[command(reply = u64)]
+    /// struct NextInvoice {
+    ///     year: u32,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// let node = Node::builder(dir.path())
+    ///     .leader_handler(async |_: Leadership, next: NextInvoice| u64::from(next.year) * 1000)
+    ///     .start()
+    ///     .await?;
+    /// let number = node.leader().forward(NextInvoice { year: 2 }, Duration::from_secs(5)).await?;
+    /// assert_eq!(number, 2000);
+    /// node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn leader_handler<C, F>(
+        mut self,
+        handler: impl Fn(Leadership, C) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: crate::Command,
+        F: Future<Output = C::Reply> + Send + 'static,
+    {
+        self.handlers.push(Box::new(move |handlers| handlers.add(handler)));
+        self
+    }
+
+    /// How calls get to the leader, in place of the cluster's links.
+    pub fn leader_forward(self, forward: Arc<dyn Forward>) -> Self {
+        Self { forward: Some(forward), ..self }
     }
 
     /// The lease and the label of the node's own session, for locks and the like.
@@ -395,7 +505,12 @@ impl NodeBuilder {
             return Err(NodeError::DuplicateSingleton { name: twice[0].clone() });
         }
 
-        let (journal, snapshots) = self.stores().await?;
+        let mut handlers = Handlers::default();
+        self.handlers.into_iter().try_for_each(|add| add(&mut handlers))?;
+
+        let (journal, snapshots) =
+            stores(self.journal, self.snapshots, &self.dir, &self.env, self.shards).await?;
+        let transport = self.replicas.as_ref().map(|(transport, _)| transport.clone());
         let (away, listening) = match self.replicas {
             None => ((None, None), None),
             Some((transport, voters)) => {
@@ -410,6 +525,7 @@ impl NodeBuilder {
                 ((Some(replicas), Some(router)), Some(task))
             }
         };
+        let env = self.env.clone();
         let shared = Shared::new(
             self.env,
             journal.clone(),
@@ -419,7 +535,9 @@ impl NodeBuilder {
             self.max_open,
         );
         warden.attach(&shared);
-        let own = (self.shutdown_timeout, self.session);
+        let (cluster, forward) = (self.cluster.clone(), self.forward);
+        let leader = Leader::new(&shared, Setup { cluster, transport, handlers, forward }, &env);
+        let own = (self.shutdown_timeout, self.session, leader);
         let started = assemble(shared, self.kinds, own, listening).await;
         if let (Ok(node), Some(cluster)) = (&started, &self.cluster) {
             node.occupy(cluster);
@@ -432,41 +550,47 @@ impl NodeBuilder {
         }
         started
     }
+}
 
-    async fn stores(&self) -> Result<(Arc<dyn Journal>, Arc<dyn SnapshotStore>), NodeError> {
-        tracing::debug!(dir = %self.dir.display(), "opening");
-        let journal: Arc<dyn Journal> = match &self.journal {
-            Some(journal) => journal.clone(),
-            None => {
-                let mut config = LogConfig::new(self.dir.join("log"));
-                config.shards = self.shards;
-                LogJournal::open(config, self.env.clone()).await?
-            }
-        };
-        let snapshots: Arc<dyn SnapshotStore> = match &self.snapshots {
-            Some(snapshots) => snapshots.clone(),
-            None => {
-                let path = self.dir.join("snapshots.redb");
-                let opened =
-                    RedbSnapshots::open(path, SnapshotOptions::default(), self.env.clone()).await;
-                match opened {
-                    Ok(snapshots) => snapshots,
-                    Err(error) => {
-                        journal.shutdown().await;
-                        return Err(error.into());
-                    }
+/// Opens what was not given.
+async fn stores(
+    journal: Option<Arc<dyn Journal>>,
+    snapshots: Option<Arc<dyn SnapshotStore>>,
+    dir: &Path,
+    env: &Env,
+    shards: u16,
+) -> Result<(Arc<dyn Journal>, Arc<dyn SnapshotStore>), NodeError> {
+    tracing::debug!(dir = %dir.display(), "opening");
+    let journal: Arc<dyn Journal> = match journal {
+        Some(journal) => journal,
+        None => {
+            let mut config = LogConfig::new(dir.join("log"));
+            config.shards = shards;
+            LogJournal::open(config, env.clone()).await?
+        }
+    };
+    let snapshots: Arc<dyn SnapshotStore> = match snapshots {
+        Some(snapshots) => snapshots,
+        None => {
+            let path = dir.join("snapshots.redb");
+            let opened = RedbSnapshots::open(path, SnapshotOptions::default(), env.clone()).await;
+            match opened {
+                Ok(snapshots) => snapshots,
+                Err(error) => {
+                    journal.shutdown().await;
+                    return Err(error.into());
                 }
             }
-        };
-        Ok((journal, snapshots))
-    }
+        }
+    };
+    Ok((journal, snapshots))
 }
 
 /// Starts the actors over open stores, and claims the shards that are this node's.
 async fn assemble(
     shared: Arc<Shared>,
     entries: Vec<Entry>,
-    (shutdown_timeout, session): (Duration, SessionOptions),
+    (shutdown_timeout, session, leader): (Duration, SessionOptions, Leader),
     listening: Option<AbortOnDrop>,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
@@ -509,7 +633,7 @@ async fn assemble(
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     let sessions = Arc::default();
-    Ok(Node { shared, kinds, all, root, shutdown_timeout, sessions, session })
+    Ok(Node { shared, kinds, all, root, shutdown_timeout, sessions, session, leader })
 }
 
 /// Where commands of other nodes' callers arrive.

@@ -99,10 +99,6 @@ impl Lease {
     }
 
     fn wants(&self, number: u64) -> bool {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::AcquireNotUndone) {
-            return true;
-        }
         let wanted = number >= self.next || self.wanted.contains(&number);
         wanted && !self.given_up.contains(&number)
     }

@@ -390,6 +390,13 @@ impl Wanted {
         side.is_some_and(|side| side.got(Instant::now(), era, number))
     }
 
+    #[cfg(feature = "planted")]
+    fn is_forgotten(&self) -> bool {
+        let state = self.session.lock();
+        let waits = state.sides.get(&self.shard).is_some_and(|s| s.waits_for(self.ticket.number));
+        waits && crate::planted::is(crate::planted::Planted::AcquireNotUndone)
+    }
+
     fn release(&self) -> Release {
         let Ticket { session, era, number } = self.ticket;
         Release { session: session.0, era, number }
@@ -425,6 +432,10 @@ impl Wanted {
 
 impl Drop for Wanted {
     fn drop(&mut self) {
+        #[cfg(feature = "planted")]
+        if self.is_forgotten() {
+            return;
+        }
         let (release, give_back) = (self.release(), self.give_back.clone());
         if let Some(returning) = self.give_up() {
             returning.go_on(release, give_back);

@@ -176,6 +176,11 @@ impl Side {
         Due { era: self.era, wanted: self.tickets.keys().copied().collect() }
     }
 
+    #[cfg(feature = "planted")]
+    pub(crate) fn waits_for(&self, number: u64) -> bool {
+        self.tickets.get(&number).is_some_and(|wanted| wanted.since_ms.is_some())
+    }
+
     /// What is waited for.
     pub(crate) fn waits(&self) -> impl Iterator<Item = Wait> {
         self.tickets.iter().filter_map(|(number, wanted)| {

@@ -24,7 +24,7 @@ use super::{
 use crate::rng::Rng;
 
 /// So much longer than its own time a call may take.
-const LATER: Duration = Duration::from_secs(4);
+const LATER: Duration = Duration::from_secs(6);
 /// Invariant V: so long it may take until everything can be taken again.
 const FREE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -194,7 +194,8 @@ impl Locker {
         self.check(world.locks.given(thing, &guard, process.boot, heard));
         for _ in 0..self.rng.below(6) {
             let look = guard.is_held();
-            let ms = 1 + self.rng.below(1 << self.rng.below(10));
+            let most = 1 << self.rng.below(10);
+            let ms = 1 + self.rng.below(most);
             // As long as the process stands still, so does its client.
             if world.call(process, LATER * 4, sleep(Duration::from_millis(ms))).await.is_none() {
                 break;

@@ -134,8 +134,8 @@ impl Plan {
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),
             locks: 1 + rng.index(3),
-            lockers: if wanted.is_empty() { rng.index(4) } else { 1 + rng.index(3) },
-            lease_ms: 600 + rng.below(2_000),
+            lockers: if wanted.is_empty() { rng.index(5) } else { 2 + rng.index(3) },
+            lease_ms: 300 + rng.below(1_700),
         }
     }
 }
