@@ -14,9 +14,6 @@ pub enum Planted {
     LeaseNotGivenAnew,
     /// What was acquired for a caller who gave up stays acquired.
     AcquireNotUndone,
-    /// A session counts a lease from when its renewal was acknowledged, and believes in it again after it
-    /// had run out.
-    LeaseRevived,
 }
 
 thread_local! {

@@ -55,7 +55,8 @@ impl Drop for Counted {
 
 impl Three {
     async fn start() -> Self {
-        let (group, wires, hanging) = (Group::new(), Wires::new(), Arc::default());
+        let (group, wires) = (Group::new(), Wires::new());
+        let hanging: Arc<AtomicUsize> = Arc::default();
         let views: Vec<_> = (1..=3).map(|n| View::new(&group, n)).collect();
         let mut nodes = Vec::new();
         for view in &views {

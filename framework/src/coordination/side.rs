@@ -100,12 +100,6 @@ impl Side {
 
     /// A renewal of this era that was sent at `sent` was acknowledged.
     pub(crate) fn renewed(&mut self, now: Instant, era: u32, sent: Instant) {
-        #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::LeaseRevived) {
-            self.until = Some(now + self.ttl);
-            self.renewed = Some(sent);
-            return;
-        }
         self.look(now);
         let until = sent + (self.ttl - self.ttl / CAUTION);
         if era == self.era && until > now {

@@ -19,13 +19,11 @@ pub enum Planted {
     LeaseNotGivenAnew,
     /// What was acquired for a caller who gave up stays acquired.
     AcquireNotUndone,
-    /// A session believes in a lease again after it had run out.
-    LeaseRevived,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 8] = [
+    pub const ALL: [Planted; 7] = [
         Planted::AckBeforeFsync,
         Planted::PromiseForgotten,
         Planted::HandOverUnstopped,
@@ -33,7 +31,6 @@ impl Planted {
         Planted::LeaseByWallClock,
         Planted::LeaseNotGivenAnew,
         Planted::AcquireNotUndone,
-        Planted::LeaseRevived,
     ];
 
     /// The name on the command line.
@@ -47,7 +44,6 @@ impl Planted {
             Planted::LeaseByWallClock => "lease-by-wall-clock",
             Planted::LeaseNotGivenAnew => "lease-not-given-anew",
             Planted::AcquireNotUndone => "acquire-not-undone",
-            Planted::LeaseRevived => "lease-revived",
         }
     }
 
@@ -68,7 +64,6 @@ impl Planted {
             Planted::LockUnfenced | Planted::LeaseNotGivenAnew => &[Transfer, Transfer, Kill],
             Planted::LeaseByWallClock => &[Skew, Skew, Skew],
             Planted::AcquireNotUndone => &[Cut, Freeze],
-            Planted::LeaseRevived => &[Freeze, Cut, Cut, Freeze, LeaderAlone],
         }
     }
 }
@@ -87,7 +82,6 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::LeaseByWallClock) => Some(Framework::LeaseByWallClock),
         Some(Planted::LeaseNotGivenAnew) => Some(Framework::LeaseNotGivenAnew),
         Some(Planted::AcquireNotUndone) => Some(Framework::AcquireNotUndone),
-        Some(Planted::LeaseRevived) => Some(Framework::LeaseRevived),
         Some(_) | None => None,
     });
 }
