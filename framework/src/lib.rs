@@ -178,8 +178,8 @@ pub use golden::{golden, golden_command};
 
 pub use context::{Context, SideContext};
 pub use coordination::{
-    CoordinationError, Guard, HolderInfo, Lock, MAX_PERMITS, Semaphore, Session, SessionId,
-    SessionOptions,
+    Barrier, CoordinationError, Guard, HolderInfo, Lock, MAX_PARTIES, MAX_PERMITS, Semaphore,
+    Session, SessionId, SessionOptions,
 };
 pub use durable_state::{DurableState, Replace, Replaced};
 pub use effect::{Effect, Handle, Persist, Unanswered};

@@ -22,8 +22,8 @@ use crate::{
     codec::{Schema, SchemaError, check_schemas},
     context::Kinds,
     coordination::{
-        CoordinationError, Leases, Lock, Locks, Permits, Semaphore, Semaphores, Session,
-        SessionOptions, Sessions, Warden,
+        Barrier, Barriers, CoordinationError, Leases, Lock, Locks, Permits, Semaphore, Semaphores,
+        Session, SessionOptions, Sessions, Warden,
     },
     entity::{CommandSet, EventSourced},
     entity_ref::{EntityRef, find_kind},
@@ -124,6 +124,14 @@ impl Node {
     /// As [`Session::semaphore`].
     pub fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, CoordinationError> {
         self.session().semaphore(name, permits)
+    }
+
+    /// The barrier of this name for so many parties, for the node's own session.
+    ///
+    /// # Errors
+    /// As [`Session::barrier`].
+    pub fn barrier(&self, name: &str, parties: u32) -> Result<Barrier, CoordinationError> {
+        self.session().barrier(name, parties)
     }
 
     /// The cluster's leader: who it is, and what only it does.
@@ -489,6 +497,7 @@ impl NodeBuilder {
         self.register(Leases::new(warden.clone()))
             .register(Permits::<Locks>::new(warden.clone()))
             .register(Permits::<Semaphores>::new(warden.clone()))
+            .register(Barriers::new(warden.clone()))
     }
 
     async fn begin(self, warden: &Warden) -> Result<Node, NodeError> {

@@ -255,3 +255,58 @@ async fn kinds_of_the_framework_are_reserved() {
     let error = view.builder().register(Own).start().await.err().unwrap();
     assert!(matches!(error, NodeError::ReservedKind { kind: "duractor.own" }), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn parties_wait_for_each_other_also_across_a_move() {
+    let pair = Pair::start().await;
+    let parties = |n: usize| {
+        let session = session(&pair.nodes[n % 2], &n.to_string());
+        tokio::spawn(async move { session.barrier("b", 3).unwrap().wait(secs(60)).await })
+    };
+    for generation in 0..3 {
+        let mut waiting = vec![parties(0), parties(1)];
+        sleep(secs(1)).await;
+        assert!(waiting.iter().all(|party| !party.is_finished()));
+        pair.elect(generation % 2).await;
+        waiting.push(parties(2));
+        for party in waiting {
+            assert_eq!(party.await.unwrap().unwrap(), generation as u64);
+        }
+    }
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_party_that_is_late_gives_up_or_dies_breaks_the_barrier() {
+    let node = alone().await;
+    let (one, two) = (session(&node, "one"), session(&node, "two"));
+    let wait = |session: &Session, wait| {
+        let barrier = session.barrier("b", 3).unwrap();
+        tokio::spawn(async move { barrier.wait(wait).await })
+    };
+    let broken = |error: CoordinationError, expected: u64| match error {
+        CoordinationError::Broken { generation, .. } => assert_eq!(generation, expected),
+        error => panic!("{error}"),
+    };
+    let (waits, late) = (wait(&one, secs(60)), wait(&two, secs(2)));
+    let error = late.await.unwrap().unwrap_err();
+    assert!(matches!(error, CoordinationError::Timeout { .. }), "{error}");
+    broken(waits.await.unwrap().unwrap_err(), 0);
+    // One that is dropped.
+    let (waits, dropped) = (wait(&one, secs(60)), wait(&two, secs(60)));
+    sleep(secs(1)).await;
+    dropped.abort();
+    broken(waits.await.unwrap().unwrap_err(), 1);
+    // One whose session dies.
+    let (waits, dying) = (wait(&one, secs(60)), wait(&two, secs(60)));
+    sleep(secs(1)).await;
+    two.end().await;
+    assert!(dying.await.unwrap().is_err());
+    broken(waits.await.unwrap().unwrap_err(), 2);
+    let other = wait(&one, secs(60));
+    sleep(secs(1)).await;
+    let error = session(&node, "x").barrier("b", 2).unwrap().wait(secs(1)).await.unwrap_err();
+    assert!(matches!(error, CoordinationError::OtherSize { actual: 3, wanted: 2, .. }), "{error}");
+    other.abort();
+    node.shutdown().await;
+}

@@ -24,9 +24,11 @@
 //! | `session` | what holds, renews, and gives back |
 //! | `acquire` | taking permits; the guard |
 //! | `lock`, `semaphore` | the ways in |
+//! | `barrier` | barriers, and their entity |
 //! | `sessions` | the sessions of a node |
 
 mod acquire;
+mod barrier;
 mod error;
 mod ids;
 mod lease;
@@ -40,6 +42,7 @@ mod side;
 mod warden;
 
 pub use acquire::{Guard, HolderInfo};
+pub use barrier::{Barrier, MAX_PARTIES};
 pub use error::CoordinationError;
 pub use ids::SessionId;
 pub use lock::Lock;
@@ -47,6 +50,7 @@ pub use permits::MAX_PERMITS;
 pub use semaphore::Semaphore;
 pub use session::{Session, SessionOptions};
 
+pub(crate) use barrier::Barriers;
 pub(crate) use leases::Leases;
 pub(crate) use permits::{Locks, Permits, Semaphores};
 pub(crate) use sessions::Sessions;

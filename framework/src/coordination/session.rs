@@ -397,6 +397,15 @@ impl Wanted {
         waits && crate::planted::is(crate::planted::Planted::AcquireNotUndone)
     }
 
+    /// Nothing is left of it that could be given back.
+    pub(super) fn forget(mut self) {
+        self.armed = false;
+        let mut state = self.session.lock();
+        if let Some(side) = state.sides.get_mut(&self.shard) {
+            side.give_up(self.ticket.number);
+        }
+    }
+
     fn release(&self) -> Release {
         let Ticket { session, era, number } = self.ticket;
         Release { session: session.0, era, number }
