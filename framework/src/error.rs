@@ -156,6 +156,23 @@ pub enum AskError {
         /// Whether the command may have taken effect.
         effect: TookEffect,
     },
+    /// The effect has something that cannot be in a transaction: there an effect is events and an
+    /// answer.
+    #[error("{entity} answered a command of a transaction with an effect that has {what}")]
+    NotInTransaction {
+        /// The entity.
+        entity: EntityId,
+        /// What, as `"timers"`.
+        what: &'static str,
+    },
+    /// The command cannot be carried out with the others of its transaction.
+    #[error("{entity} cannot take part: {reason}")]
+    NotTogether {
+        /// The entity.
+        entity: EntityId,
+        /// Why.
+        reason: String,
+    },
     /// The node is shutting down, or is shut down.
     #[error("the node is shutting down")]
     ShuttingDown,

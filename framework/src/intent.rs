@@ -13,6 +13,7 @@ use crate::{
     entity::EventSourced,
     error::AskError,
     meta::{Meta, Origin, Wish},
+    step::{Readies, TxId},
 };
 
 /// A failure of a side effect: logged, nothing else.
@@ -29,6 +30,16 @@ pub(crate) struct Options {
     pub(crate) deadline: Option<Instant>,
     /// Where it comes from, if not from a caller.
     pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// A step of a transaction at one of its entities; [`step`](crate::step) has what they are for.
+pub(crate) enum Step<E: EventSourced> {
+    /// Decide on the command, write nothing, and be held.
+    Consider { command: BoxEnvelope<E>, ready: Readies },
+    /// Decide, write it down, and be held.
+    Prepare { tx: TxId, command: BoxEnvelope<E>, patience_ms: u64 },
+    /// What was decided; with a number, on that preparation alone.
+    Decide { tx: TxId, number: Option<u64>, commit: bool },
 }
 
 /// A command on its way through an entity, and then its answer on the way back.
@@ -55,6 +66,21 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
 
     /// Sees what the framework keeps of the entity, before it is handled.
     fn look(&mut self, _: &Meta) {}
+
+    /// Whether it is a step of a transaction: those go before commands.
+    fn is_step(&self) -> bool {
+        false
+    }
+
+    /// Whether it is a step that frees the entity.
+    fn is_decision(&self) -> bool {
+        false
+    }
+
+    /// The step, once.
+    fn take_step(&mut self) -> Option<Step<E>> {
+        None
+    }
 
     /// Runs the handler. May panic, as the handler is the user's.
     fn handle(&mut self, entity: &E, state: &E::State, context: &Context) -> Intent<E>;
@@ -99,6 +125,8 @@ pub(crate) struct Intent<E: EventSourced> {
     pub(crate) events: Vec<E::Event>,
     /// What is kept beside them, in the same batch.
     pub(crate) wishes: Vec<Wish>,
+    /// A transaction with this command comes to nothing.
+    pub(crate) veto: bool,
     /// Keep the command for later; the envelope has it again.
     pub(crate) stash: bool,
     /// Handle the stashed commands next.
@@ -112,14 +140,14 @@ impl<E: EventSourced> Default for Intent<E> {
     fn default() -> Self {
         let after = After { sides: Vec::new(), timers: Vec::new(), kept: None };
         let (events, wishes) = (Vec::new(), Vec::new());
-        Self { events, wishes, stash: false, unstash: false, passivate: false, after }
+        Self { events, wishes, veto: false, stash: false, unstash: false, passivate: false, after }
     }
 }
 
 impl<E: EventSourced> Intent<E> {
     /// Whether the handler asked for nothing.
     pub(crate) fn changes_nothing(&self) -> bool {
-        let Self { events, wishes, stash, unstash, passivate, after } = self;
+        let Self { events, wishes, veto: _, stash, unstash, passivate, after } = self;
         let asked = *stash || *unstash || *passivate;
         let After { sides, timers, kept: _ } = after;
         let nothing = events.is_empty() && wishes.is_empty();

@@ -131,6 +131,7 @@ mod agenda;
 mod commands;
 mod context;
 mod coordination;
+mod coordinator;
 mod core;
 mod delivery;
 mod durable_state;
@@ -156,6 +157,7 @@ mod node;
 mod outcome;
 mod parts;
 #[cfg(feature = "planted")]
+#[doc(hidden)]
 pub mod planted;
 mod post;
 mod replica;
@@ -166,10 +168,13 @@ mod shard;
 mod shared;
 mod singleton;
 mod slot;
+mod step;
+mod stepping;
 mod task;
 mod tenant;
 #[doc(hidden)]
 pub mod testing;
+mod transact;
 
 pub use codec::{CodecError, Payload, Schema, SchemaError, check_schemas};
 pub use command::{Command, decode_reply, encode_reply};
@@ -195,6 +200,7 @@ pub use node::{Node, NodeBuilder};
 pub use outcome::{Outcome, Undelivered};
 pub use settings::{EntitySettings, Eviction};
 pub use singleton::Singleton;
+pub use transact::{Done, Ticket, Transaction, TransactionError, Veto};
 
 pub use duractor_derive::{Command, Event, Payload};
 pub use duractor_journal::{

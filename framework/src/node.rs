@@ -20,11 +20,13 @@ use crate::{
     agenda::{Agenda, Agendas, keep as keep_agenda},
     cluster::{Cluster, Tenant},
     codec::{Schema, SchemaError, check_schemas},
+    command::Command,
     context::Kinds,
     coordination::{
         Barrier, Barriers, CoordinationError, Leases, Lock, Locks, Permits, Semaphore, Semaphores,
         Session, SessionOptions, Sessions, Warden,
     },
+    coordinator::Coordinator,
     entity::{CommandSet, EventSourced},
     entity_ref::{EntityRef, find_kind},
     error::{AskError, NodeError},
@@ -41,8 +43,10 @@ use crate::{
     shared::{AnyKind, Shard, Shared},
     singleton::{Plan, Singleton, keep_all},
     slot::Kind,
+    step::DoTogether,
     task::AbortOnDrop,
     tenant::Entities,
+    transact::{Transaction, local},
 };
 
 /// How often a node looks for idle entities: this often, or more often where an idle timeout is
@@ -138,6 +142,11 @@ impl Node {
     #[must_use]
     pub fn leader(&self) -> &Leader {
         &self.leader
+    }
+
+    /// Commands on several entities, of which all are carried out or none: see [`Transaction`].
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self.shared.clone())
     }
 
     /// Ends an entity's quarantine: the next command recovers it anew. For use once the cause is
@@ -498,6 +507,7 @@ impl NodeBuilder {
             .register(Permits::<Locks>::new(warden.clone()))
             .register(Permits::<Semaphores>::new(warden.clone()))
             .register(Barriers::new(warden.clone()))
+            .register(Coordinator)
     }
 
     async fn begin(self, warden: &Warden) -> Result<Node, NodeError> {
@@ -618,7 +628,9 @@ async fn assemble(
     let agendas = Agendas::new(&shared, &agenda, &all)?;
     // They are set here alone.
     let _ = shared.kinds.set(Arc::downgrade(&kinds));
-    let _ = shared.host.set(Arc::new(Desk(Arc::downgrade(&all))));
+    let host: Arc<dyn Host> =
+        Arc::new(Desk { shared: Arc::downgrade(&shared), kinds: Arc::downgrade(&all) });
+    let _ = shared.host.set(host.clone());
     let _ = shared.diary.set(agendas.clone());
     let root = start_root(shared.clone(), all.clone(), sweep).await?;
     let follower = match follow(&shared, &root, &all).await {
@@ -630,7 +642,7 @@ async fn assemble(
         }
     };
     if let Some(router) = &shared.router {
-        router.host(Arc::new(Desk(Arc::downgrade(&all))));
+        router.host(host);
     }
     let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
     for task in [Some(following), listening].into_iter().flatten() {
@@ -645,12 +657,15 @@ async fn assemble(
     Ok(Node { shared, kinds, all, root, shutdown_timeout, sessions, session, leader })
 }
 
-/// Where commands of other nodes' callers arrive.
-struct Desk(Weak<Vec<Arc<dyn AnyKind>>>);
+/// Where commands arrive that travel as bytes: of other nodes' callers, and the framework's own.
+struct Desk {
+    shared: Weak<Shared>,
+    kinds: Weak<Vec<Arc<dyn AnyKind>>>,
+}
 
 impl Host for Desk {
     fn make_ready(&self, entities: Vec<EntityId>) -> BoxFuture<'static, ()> {
-        let kinds = self.0.upgrade().unwrap_or_default();
+        let kinds = self.kinds.upgrade().unwrap_or_default();
         let ready = entities.into_iter().filter_map(move |id| {
             let kind = kinds.iter().find(|kind| kind.name() == id.kind())?;
             Some(kind.clone().make_ready(id))
@@ -659,9 +674,12 @@ impl Host for Desk {
     }
 
     fn arrived(&self, arrived: Arrived) {
-        let Some(kinds) = self.0.upgrade() else {
+        let (Some(shared), Some(kinds)) = (self.shared.upgrade(), self.kinds.upgrade()) else {
             return arrived.reply.send(Err(AskError::ShuttingDown));
         };
+        if arrived.command == DoTogether::NAME {
+            return local::arrived(shared, self.kinds.clone(), arrived);
+        }
         match kinds.iter().find(|kind| kind.name() == arrived.entity.kind()) {
             Some(kind) => kind.clone().arrived(arrived),
             None => {

@@ -14,6 +14,10 @@ pub enum Planted {
     LeaseNotGivenAnew,
     /// What was acquired for a caller who gave up stays acquired.
     AcquireNotUndone,
+    /// The coordinator of a transaction forgets the last of its participants.
+    CoordinatorForgets,
+    /// An entity that was prepared for a transaction has forgotten it when it recovers.
+    PreparedForgotten,
 }
 
 thread_local! {

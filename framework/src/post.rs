@@ -1,6 +1,6 @@
 //! Carries a command, as bytes, from one entity to another, wherever that is.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use duractor_journal::{EntityId, Member, ShardId};
@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    command::{Command, decode_reply},
     delivery::Away,
     error::AskError,
     intent::Options,
@@ -32,26 +33,45 @@ struct Letter<'a> {
 }
 
 /// Gives a command to an entity, and waits for what it answers: as
-/// [`encode_reply`](crate::encode_reply) makes it, or nothing where it is not known any more. What
-/// `origin` says makes a repeat harmless, so it is tried again as long as `time` allows.
+/// [`encode_reply`](crate::encode_reply) makes it, or nothing where it is not known any more. While
+/// leadership moves it is tried again until the deadline: always what cannot have taken effect, and what
+/// may have where a repeat is harmless.
+///
+/// # Errors
+/// As an ask.
 pub(crate) async fn carry(
     shared: &Arc<Shared>,
     to: &EntityId,
     call: &Call,
-    origin: Origin,
-    time: Duration,
+    origin: Option<Origin>,
+    (repeatable, deadline): (bool, Instant),
 ) -> Result<Bytes, AskError> {
-    let deadline = Instant::now() + time;
-    let options =
-        Options { deadline: Some(deadline), origin: Some(Box::new(origin)), ..Options::default() };
+    let origin = origin.map(Box::new);
+    let options = Options { deadline: Some(deadline), origin, ..Options::default() };
     let shard = to.shard(shared.journal.shards());
     let (asked, named, follow) = (Asked::default(), None, false);
-    Letter { shared, to, shard, call, options, deadline, asked, named, follow }.run().await
+    let letter = Letter { shared, to, shard, call, options, deadline, asked, named, follow };
+    letter.run(repeatable).await
+}
+
+/// The same for a command of the framework's own.
+///
+/// # Errors
+/// As an ask.
+pub(crate) async fn ask<C: Command>(
+    shared: &Arc<Shared>,
+    to: &EntityId,
+    command: &C,
+    tries: (bool, Instant),
+) -> Result<C::Reply, AskError> {
+    let call = Call::of(command).map_err(AskError::Codec)?;
+    let reply = carry(shared, to, &call, None, tries).await?;
+    decode_reply::<C>(&reply).map_err(AskError::Codec)
 }
 
 impl Letter<'_> {
-    async fn run(mut self) -> Result<Bytes, AskError> {
-        let mut trail = Trail::new(self.shard, true);
+    async fn run(mut self, repeatable: bool) -> Result<Bytes, AskError> {
+        let mut trail = Trail::new(self.shard, repeatable);
         loop {
             let error = match self.attempt().await {
                 Ok(reply) => return Ok(reply),

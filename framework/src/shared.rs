@@ -22,12 +22,14 @@ use tokio::{
 use crate::{
     cluster::Tenant,
     context::Kinds,
+    delivery::Away,
     error::{AskError, has_stopped},
     hold::{Hold, Tenure},
-    intent::Tell,
+    intent::{Options, Tell},
     ledger::Ledger,
     replica::Replicas,
     route::{Arrived, Host, Router},
+    step::RawStep,
     task::until,
 };
 
@@ -75,6 +77,9 @@ pub(crate) trait AnyKind: Send + Sync {
 
     /// Brings an entity into memory, where it looks for what it has to do.
     fn wake(self: Arc<Self>, id: &EntityId, tell: Tell);
+
+    /// Takes a step of a transaction for an entity.
+    fn step(self: Arc<Self>, entity: EntityId, step: RawStep, options: Options, reply: Away);
 
     /// Makes entities leave memory that were idle for too long, or are too many. `now` is in
     /// milliseconds of [`Shared::millis`].

@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod pipeline;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transact;
 pub(crate) mod window;
 
 use std::{
@@ -21,8 +22,10 @@ use std::{
 use bytes::Bytes;
 use duractor_journal::{EntityId, JournalError, Limits, NewEvent, Request, Seq, Timestamp};
 
+pub(crate) use self::transact::{Offer, Undecided};
 use self::{
     pipeline::{Held, Pipeline, Released, What},
+    transact::Considering,
     window::{Answered, Window},
 };
 use crate::{
@@ -64,6 +67,8 @@ pub(crate) struct Core<E: EventSourced> {
     context: Context,
     window: Window,
     meta: Meta,
+    /// What was considered for a transaction.
+    considering: Option<Considering<E>>,
     pipeline: Pipeline<E>,
     stash: VecDeque<BoxEnvelope<E>>,
     /// Of the newest snapshot that was taken or loaded.
@@ -91,6 +96,8 @@ pub(crate) enum Decision<E: EventSourced> {
     Held,
     /// So it is, and this is to be submitted.
     Submit(Draft),
+    /// This is to be written with what other entities would write; the entity is held until then.
+    Considered(Offer),
     /// The state may be half-changed: this incarnation must end. Nothing was submitted.
     Crashed(BoxEnvelope<E>, String),
 }
@@ -116,6 +123,7 @@ impl<E: EventSourced> Core<E> {
             context,
             window,
             meta,
+            considering: None,
             pipeline: Pipeline::new(),
             stash: VecDeque::new(),
             snapshot_at: seq,
@@ -168,7 +176,7 @@ impl<E: EventSourced> Core<E> {
 
     /// Nothing waits in it, neither for commits nor for an unstash.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pipeline.is_empty() && self.stash.is_empty()
+        self.pipeline.is_empty() && self.stash.is_empty() && !self.is_held()
     }
 
     /// Takes in what became of a batch.
@@ -227,6 +235,9 @@ impl<E: EventSourced> Core<E> {
         mut envelope: BoxEnvelope<E>,
     ) -> (Decision<E>, VecDeque<BoxEnvelope<E>>) {
         let mut unstashed = VecDeque::new();
+        if envelope.is_step() {
+            return (self.step(rules, now, envelope), unstashed);
+        }
         if let Some(what) = self.answer_unhandled(rules, now, &mut envelope) {
             self.hold(what, Some(envelope), Intent::default(), None);
             return (Decision::Held, unstashed);

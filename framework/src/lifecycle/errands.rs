@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use duractor_journal::{JournalError, Timestamp};
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use super::{Halt, Incarnation};
 use crate::{
@@ -337,8 +340,8 @@ async fn deliver<E: EventSourced>(slot: Arc<Slot<E>>, number: u64, pending: Pend
             since: pending.since,
             wants_reply: pending.then.is_some(),
         };
-        let (shared, time) = (&slot.kind.shared, settings.ask_timeout);
-        let error = match carry(shared, &pending.to, &pending.call, origin, time).await {
+        let (shared, tries) = (&slot.kind.shared, (true, Instant::now() + settings.ask_timeout));
+        let error = match carry(shared, &pending.to, &pending.call, Some(origin), tries).await {
             Ok(reply) => break Ok(reply),
             Err(error) => error,
         };

@@ -12,6 +12,7 @@
 mod after;
 mod errands;
 mod fetch;
+mod holding;
 mod permit;
 mod persisting;
 mod replay;
@@ -28,7 +29,7 @@ use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use self::{after::Timer, errands::Errands};
+use self::{after::Timer, errands::Errands, holding::Watch};
 use crate::{
     core::Core,
     entity::EventSourced,
@@ -58,6 +59,8 @@ struct Incarnation<E: EventSourced> {
     tenure: Tenure,
     /// So that a hand-over waits for its end.
     guest: Option<Guest>,
+    /// Asks for the decision on what is prepared.
+    watch: Option<Watch>,
     /// Whether it has yet to show that it works.
     untried: bool,
 }
@@ -169,7 +172,12 @@ impl<E: EventSourced> Incarnation<E> {
                 let (entity, events) = (&self.slot.id, core.seq().0);
                 let took = begun.elapsed();
                 tracing::debug!(%entity, events, ?took, generation = self.generation, "recovered");
+                #[cfg(feature = "planted")]
+                if crate::planted::is(crate::planted::Planted::PreparedForgotten) {
+                    core.forget_prepared();
+                }
                 self.core = Some(core);
+                self.watch(true);
                 let now = self.slot.kind.shared.millis(Instant::now());
                 self.slot.open(myself);
                 self.slot.kind.activated(&self.slot, now);
@@ -235,6 +243,9 @@ impl<E: EventSourced> Drop for Incarnation<E> {
         for envelope in core.take_stash() {
             self.slot.refuse(envelope, AskError::ShuttingDown);
         }
+        if let Some(envelope) = core.take_considered() {
+            self.slot.refuse(envelope, lost());
+        }
         for envelope in core.pipeline().drain().filter_map(|held| held.envelope) {
             self.slot.refuse(envelope, lost());
         }
@@ -255,6 +266,7 @@ impl<E: EventSourced> Startable for Slot<E> {
                 end: End::No,
                 tenure: Tenure { epoch: Term(0), for_ever: false },
                 guest: None,
+                watch: None,
                 untried: true,
             };
             let actor = EntityActor::<E>(PhantomData);

@@ -24,7 +24,8 @@ impl<E: EventSourced> Incarnation<E> {
     /// Nothing to do for now. If this incarnation is to end, it does once nothing is under way.
     pub(super) fn rest(&mut self, myself: &ActorRef<Note>) -> Result<(), ActorProcessingErr> {
         let Some(core) = &mut self.core else { return Ok(()) };
-        if !core.pipeline().is_empty() {
+        // What it has considered may be in the journal soon: it hears of that, and ends then.
+        if !core.pipeline().is_empty() || core.is_considering() {
             return Ok(());
         }
         if let (Some(error), false) = (core.pipeline().failed(), matches!(self.end, End::Deposed)) {
@@ -64,6 +65,7 @@ impl<E: EventSourced> Incarnation<E> {
                 self.core = None;
                 self.timers.clear();
                 self.errands.clear();
+                self.watch = None;
                 Err(reason.into())
             }
         }
@@ -89,6 +91,10 @@ impl<E: EventSourced> Incarnation<E> {
         for envelope in core.take_stash() {
             self.slot.refuse(envelope, error.clone());
         }
+        if core.is_held() {
+            // Nobody decides any more, here. The next owner asks.
+            self.slot.refuse_waiting(error);
+        }
         if self.slot.vacate_if_empty() {
             self.leave(myself);
         }
@@ -99,6 +105,7 @@ impl<E: EventSourced> Incarnation<E> {
         self.core = None;
         self.timers.clear();
         self.errands.clear();
+        self.watch = None;
         myself.stop(None);
     }
 }

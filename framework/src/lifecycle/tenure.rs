@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::{End, Halt, Incarnation};
 use crate::{
     entity::EventSourced,
+    error::AskError,
     hold::{Hold, Joined, Tenure},
     shared::{CLAIM, Guest, Shared, not_claimed},
     slot::Slot,
@@ -60,6 +61,9 @@ impl<E: EventSourced> Incarnation<E> {
             let reason =
                 "the shard's owner changed, and the journal did not say in time".to_owned();
             let error = JournalError::OutcomeUnknown { shard: self.slot.shard, reason };
+            if let Some(envelope) = core.take_considered() {
+                self.slot.refuse(envelope, AskError::journal(error.clone()));
+            }
             if core.pipeline().give_up(&error) {
                 self.release();
             }

@@ -11,12 +11,14 @@
 //! outbox      deliveries to other entities, until they are done
 //! inbox       which deliveries of others were carried out
 //! reminders   commands to itself at a later time
+//! held        what is prepared for a transaction that is not decided yet
 //! ```
 //!
 //! To keep one thing more: a variant of [`Reserved`], a part with its [`Section`], and what a command
 //! wishes for as a [`Wish`].
 
 mod call;
+mod held;
 pub(crate) mod inbox;
 pub(crate) mod outbox;
 pub(crate) mod reminders;
@@ -27,10 +29,12 @@ use duractor_journal::{EntityId, Timestamp};
 
 pub(crate) use self::{
     call::{Call, Then},
+    held::{Held, StoredEvent},
     inbox::Judgement,
     wish::{Denied, Errand, Origin, When, Wish},
 };
 use self::{
+    held::Preparations,
     inbox::{Inbox, Last},
     outbox::{DeadLetter, Outbox, Pending},
     reminders::{Reminder, Reminders},
@@ -69,6 +73,19 @@ pub(crate) enum Reserved {
     /// It was, in this batch. Or it was given up, and this is why.
     #[event(name = "duractor.reminded")]
     Reminded { id: u64, given_up: Option<String> },
+    /// A transaction has decided on a command: these are its events, if it is committed.
+    #[event(name = "duractor.prepared")]
+    Prepared {
+        number: u64,
+        id: String,
+        attempt: u64,
+        patience_ms: u64,
+        events: Vec<StoredEvent>,
+        reply: Bytes,
+    },
+    /// It is decided. The events of one that is committed stand before this one, in its batch.
+    #[event(name = "duractor.decided")]
+    Decided { number: u64, committed: bool },
 }
 
 /// A part of the meta as a snapshot holds it.
@@ -80,6 +97,8 @@ enum Section {
     Inbox { senders: Vec<(EntityId, Last)>, forgotten: Timestamp },
     #[event(name = "reminders")]
     Reminders { last: u64, reminders: Vec<(String, Reminder)> },
+    #[event(name = "prepared")]
+    Prepared { last: u64, held: Option<Held> },
 }
 
 /// A section in its encoded form: name, version, fields.
@@ -96,6 +115,7 @@ struct Parts {
     outbox: Outbox,
     inbox: Inbox,
     reminders: Reminders,
+    prepared: Preparations,
 }
 
 impl Meta {
@@ -116,16 +136,38 @@ impl Meta {
         self.parts.as_ref().map(|parts| &parts.reminders)
     }
 
+    /// What is prepared for a transaction that is not decided yet.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.parts.as_ref()?.prepared.held()
+    }
+
+    #[cfg(feature = "planted")]
+    pub(crate) fn forget_held(&mut self) {
+        if let Some(number) = self.held().map(|held| held.number)
+            && let Some(parts) = &mut self.parts
+        {
+            parts.prepared.decided(number);
+        }
+    }
+
+    /// The highest number that a preparation was given.
+    pub(crate) fn last_held(&self) -> u64 {
+        self.parts.as_ref().map_or(0, |parts| parts.prepared.last())
+    }
+
     /// From when on the entity has something to do without being called: 0 where that is at once.
     /// `None`: it has nothing to do.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         let parts = self.parts.as_ref()?;
-        if parts.outbox.is_empty() { parts.reminders.due() } else { Some(Timestamp(0)) }
+        // What is prepared has to ask for the decision where it hears nothing.
+        let at_once = !parts.outbox.is_empty() || parts.prepared.held().is_some();
+        if at_once { Some(Timestamp(0)) } else { parts.reminders.due() }
     }
 
     /// Takes in an event that was written at `at`.
     pub(crate) fn apply(&mut self, event: Reserved, at: Timestamp, settings: &EntitySettings) {
-        let Parts { outbox, inbox, reminders } = &mut **self.parts.get_or_insert_default();
+        let Parts { outbox, inbox, reminders, prepared } =
+            &mut **self.parts.get_or_insert_default();
         match event {
             Reserved::Deliver { number, to, call, then } => {
                 outbox.add(number, Pending { to, call, then, since: at });
@@ -140,14 +182,21 @@ impl Meta {
             }
             Reserved::ReminderCancelled { name } => reminders.cancel(&name),
             Reserved::Reminded { id, .. } => reminders.fired(id, at),
+            Reserved::Prepared { number, id, attempt, patience_ms, events, reply } => {
+                prepared.prepared(Held { number, id, attempt, patience_ms, events, reply });
+            }
+            Reserved::Decided { number, .. } => prepared.decided(number),
         }
     }
 
     /// For a snapshot.
     pub(crate) fn pack(&self) -> Result<Vec<Packed>, CodecError> {
         let Some(parts) = &self.parts else { return Ok(Vec::new()) };
-        let Parts { outbox, inbox, reminders } = &**parts;
-        let sections = [outbox.section(), inbox.section(), reminders.section()];
+        let Parts { outbox, inbox, reminders, prepared } = &**parts;
+        let mut sections = vec![outbox.section(), inbox.section(), reminders.section()];
+        if prepared.last() > 0 {
+            sections.push(prepared.section());
+        }
         let packed = sections.iter().map(|section| {
             let schema = section.schema();
             Ok((schema.name.to_owned(), schema.version, section.encode()?))
@@ -170,6 +219,9 @@ impl Meta {
                     }
                     Section::Reminders { last, reminders } => {
                         parts.reminders = Reminders::new(last, reminders);
+                    }
+                    Section::Prepared { last, held } => {
+                        parts.prepared = Preparations::new(last, held);
                     }
                 }
             }

@@ -12,13 +12,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `account` | the entity of the load |
+//! | `account`, `purse` | the entities of the load |
 //! | `history` | what clients saw, and its checks |
 //! | `resource` | what singletons work on |
 //! | `plan`, `planted` | what a seed is about; bugs that must be found |
 //! | `wires` | a node's links |
 //! | `world`, `life` | the nodes; the life of a process |
-//! | `clients`, `locks` | the load |
+//! | `clients`, `locks`, `transfers` | the load |
 //! | `trouble` | what goes wrong |
 //! | `settle` | the end of a run |
 
@@ -29,8 +29,10 @@ mod life;
 mod locks;
 mod plan;
 mod planted;
+mod purse;
 mod resource;
 mod settle;
+mod transfers;
 mod trouble;
 mod wires;
 mod world;
@@ -40,7 +42,7 @@ use std::{sync::Arc, time::Duration};
 use duractor_journal::NodeId;
 use tokio::{task::JoinSet, time::timeout};
 
-use self::{clients::Client, locks::Locker, plan::Plan, world::World};
+use self::{clients::Client, locks::Locker, plan::Plan, transfers::Teller, world::World};
 use crate::{
     consistency::{
         Report, Violation,
@@ -89,6 +91,9 @@ async fn all(world: &Arc<World>) -> u64 {
     for _ in 0..world.plan.lockers {
         tasks.spawn(Locker::new(world).run());
     }
+    for _ in 0..world.plan.tellers {
+        tasks.spawn(Teller::new(world).run());
+    }
     tasks.spawn(trouble::make(world.clone()));
     let load = Duration::from_millis(world.plan.load_ms);
     let over = async { world.over.notified().await };
@@ -133,6 +138,8 @@ fn write_up(world: &World, report: &mut Report, checked: u64) -> Checked {
     }
     let (ops, seen) = (history.ops.len() as u64, history.seen.len() as u64);
     let mut counts = notes.counts.clone();
+    let (transfers, done) = world.book.counts();
+    counts.extend([("transfers", transfers), ("transfers_done", done)]);
     counts.extend([("ops", ops), ("looks", seen), ("singleton_runs", world.resource.runs())]);
     report.counts = counts;
     let disk = |sum: u64, disk: &SimDisk| crate::rng::mix(sum ^ disk.trace_hash());

@@ -102,6 +102,10 @@ pub(crate) struct Plan {
     pub(crate) lockers: usize,
     /// A session's lease.
     pub(crate) lease_ms: u64,
+    /// Between which transfers go.
+    pub(crate) purses: usize,
+    /// Clients that transfer.
+    pub(crate) tellers: usize,
     /// Between two calls of a client, at most.
     pub(crate) pause_ms: u64,
     /// Bytes of an event beside its number, at most.
@@ -130,6 +134,8 @@ impl Plan {
             accounts: 1 + rng.index(4),
             clients: 1 + rng.index(4),
             singletons: 1 + rng.index(3),
+            purses: 2 + rng.index(4),
+            tellers: if planted.is_some_and(Planted::is_transfer) { 2 } else { rng.index(3) },
             pause_ms: 5 + rng.below(40),
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),

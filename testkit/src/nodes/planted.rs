@@ -19,11 +19,15 @@ pub enum Planted {
     LeaseNotGivenAnew,
     /// What was acquired for a caller who gave up stays acquired.
     AcquireNotUndone,
+    /// The coordinator of a transaction forgets one of its participants.
+    CoordinatorForgets,
+    /// An entity that is prepared for a transaction has forgotten it when it recovers.
+    PreparedForgotten,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 7] = [
+    pub const ALL: [Planted; 9] = [
         Planted::AckBeforeFsync,
         Planted::PromiseForgotten,
         Planted::HandOverUnstopped,
@@ -31,6 +35,8 @@ impl Planted {
         Planted::LeaseByWallClock,
         Planted::LeaseNotGivenAnew,
         Planted::AcquireNotUndone,
+        Planted::CoordinatorForgets,
+        Planted::PreparedForgotten,
     ];
 
     /// The name on the command line.
@@ -44,6 +50,8 @@ impl Planted {
             Planted::LeaseByWallClock => "lease-by-wall-clock",
             Planted::LeaseNotGivenAnew => "lease-not-given-anew",
             Planted::AcquireNotUndone => "acquire-not-undone",
+            Planted::CoordinatorForgets => "coordinator-forgets",
+            Planted::PreparedForgotten => "prepared-forgotten",
         }
     }
 
@@ -54,9 +62,14 @@ impl Planted {
         cfg!(feature = "planted") || outside
     }
 
+    /// Whether transfers bring it out.
+    pub(super) fn is_transfer(self) -> bool {
+        matches!(self, Planted::CoordinatorForgets | Planted::PreparedForgotten)
+    }
+
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Crash, CrashMany, Cut, Freeze, Kill, LeaderAlone, Skew, Transfer};
+        use Trouble::{Break, Crash, CrashMany, Cut, Freeze, Kill, LeaderAlone, Skew, Transfer};
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
@@ -64,6 +77,8 @@ impl Planted {
             Planted::LockUnfenced | Planted::LeaseNotGivenAnew => &[Transfer, Transfer, Kill],
             Planted::LeaseByWallClock => &[Skew, Skew, Skew],
             Planted::AcquireNotUndone => &[Cut, Freeze],
+            Planted::CoordinatorForgets => &[Break],
+            Planted::PreparedForgotten => &[Kill, Transfer, Transfer],
         }
     }
 }
@@ -82,6 +97,8 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::LeaseByWallClock) => Some(Framework::LeaseByWallClock),
         Some(Planted::LeaseNotGivenAnew) => Some(Framework::LeaseNotGivenAnew),
         Some(Planted::AcquireNotUndone) => Some(Framework::AcquireNotUndone),
+        Some(Planted::CoordinatorForgets) => Some(Framework::CoordinatorForgets),
+        Some(Planted::PreparedForgotten) => Some(Framework::PreparedForgotten),
         Some(_) | None => None,
     });
 }

@@ -11,6 +11,7 @@ use super::{
     account::{All, Look},
     clients::{failed, find},
     life::worker,
+    transfers,
     world::World,
 };
 use crate::cluster::network::Stop;
@@ -127,6 +128,7 @@ pub(crate) async fn compare(world: &Arc<World>) -> Result<u64, String> {
         }
         checked += world.notes().history.check(account, &first.unwrap_or_default())?;
     }
+    checked += transfers::compare(world).await?;
     Ok(checked)
 }
 

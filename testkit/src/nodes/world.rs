@@ -24,6 +24,7 @@ use super::{
     locks::Locks,
     plan::Plan,
     resource::{Boot, Resource},
+    transfers::Book,
     wires::Wires,
 };
 use crate::{
@@ -41,6 +42,7 @@ pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Place>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) locks: Locks,
+    pub(crate) book: Book,
     notes: Mutex<Notes>,
     /// Clients and troubles end.
     ending: AtomicBool,
@@ -132,6 +134,7 @@ impl World {
             nodes,
             resource: Arc::default(),
             locks: Locks::default(),
+            book: Book::default(),
             notes: Mutex::new(notes),
             ending: AtomicBool::new(false),
             over: Notify::new(),
