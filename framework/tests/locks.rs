@@ -310,3 +310,52 @@ async fn a_party_that_is_late_gives_up_or_dies_breaks_the_barrier() {
     other.abort();
     node.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_those_who_wait_in_a_circle_the_last_one_gives_up() {
+    let pair = Pair::start().await;
+    let names = ["a", "b", "c"];
+    let sessions: Vec<_> = (0..3).map(|n| session(&pair.nodes[n % 2], names[n])).collect();
+    let mut holding = Vec::new();
+    for (session, name) in sessions.iter().zip(names) {
+        holding.push(session.lock(name).unwrap().acquire().await.unwrap());
+    }
+    let mut waiting = Vec::new();
+    for (n, session) in sessions.iter().enumerate() {
+        let next = session.lock(names[(n + 1) % 3]).unwrap();
+        waiting.push(tokio::spawn(async move { next.acquire().await }));
+        sleep(secs(1)).await;
+        // Two who wait are no circle.
+        let early = waiting.iter().take(2).any(|waiting| waiting.is_finished());
+        assert!(!early);
+    }
+    let error = tokio::time::timeout(TTL * 3, waiting.remove(2)).await.unwrap().unwrap();
+    let Err(CoordinationError::Deadlock { cycle }) = error else { panic!("{error:?}") };
+    assert_eq!(cycle, ["a holds \"a\"", "b holds \"b\"", "c holds \"c\""]);
+    sleep(TTL * 3).await;
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()), "only one gives up");
+    drop(holding.remove(2));
+    let second = waiting.remove(1).await.unwrap().unwrap();
+    assert_eq!(second.name(), "c");
+    pair.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_waits_for_itself_is_told_and_one_that_many_use_is_not() {
+    let node = alone().await;
+    let one = session(&node, "one");
+    let _held = take(&one, NOW).await.unwrap();
+    let error = take(&one, secs(60)).await.unwrap_err();
+    assert!(matches!(&error, CoordinationError::Deadlock { cycle } if cycle.len() == 1), "{error}");
+    let first = node.lock("other").unwrap().acquire().await.unwrap();
+    let second = tokio::spawn({
+        let lock = node.lock("other").unwrap();
+        async move { lock.acquire().await }
+    });
+    sleep(secs(60)).await;
+    assert!(!second.is_finished(), "another task of the session may release it");
+    drop(first);
+    let second = second.await.unwrap().unwrap();
+    assert!(second.is_held());
+    node.shutdown().await;
+}

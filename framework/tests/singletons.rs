@@ -16,6 +16,7 @@ use std::{
 
 use common::*;
 use duractor::{Node, NodeError, Singleton};
+use futures_util::future::BoxFuture;
 use group::{Group, View};
 use tokio::time::{Instant, sleep};
 
@@ -200,4 +201,42 @@ async fn on_one_node_it_runs() {
     assert!(seen.runs()[0].1 >= 1);
     finish(node).await;
     assert_eq!(seen.running.load(SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_run_in_different_shards_and_one_in_each() {
+    type Running = Arc<Mutex<Vec<(String, usize, u16)>>>;
+    type Ran = Result<(), Box<dyn std::error::Error + std::marker::Send + Sync>>;
+    fn work(running: &Running) -> impl Fn(Singleton) -> BoxFuture<'static, Ran> + use<> {
+        let running = running.clone();
+        move |worker: Singleton| {
+            let running = running.clone();
+            Box::pin(async move {
+                let entry = (worker.name().to_owned(), worker.index(), worker.shard().0);
+                assert!(worker.is_current() && worker.token() > 0);
+                running.lock().unwrap().push(entry);
+                worker.ending().await;
+                Ok(())
+            })
+        }
+    }
+    let (mail, each) = (Running::default(), Running::default());
+    let view = View::new(&Group::new(), 1);
+    view.group.elect(Some(&view), &[&view]);
+    let builder = view.builder().workers("mail", 6, work(&mail)).shard_workers("each", work(&each));
+    let node = builder.start().await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    let mut mail = mail.lock().unwrap().clone();
+    mail.sort();
+    let names: Vec<_> = mail.iter().map(|(name, index, _)| format!("{name}/{index}")).collect();
+    assert_eq!(names, ["mail-0/0", "mail-1/1", "mail-2/2", "mail-3/3", "mail-4/4", "mail-5/5"]);
+    for shard in 0..group::SHARDS {
+        let here = mail.iter().filter(|(_, _, at)| *at == shard).count();
+        assert!((1..=2).contains(&here), "6 workers on 4 shards: {mail:?}");
+    }
+    let mut each = each.lock().unwrap().clone();
+    each.sort();
+    let of = |shard: u16| (format!("each@{shard}"), usize::from(shard), shard);
+    assert_eq!(each, (0..group::SHARDS).map(of).collect::<Vec<_>>());
+    node.shutdown().await;
 }

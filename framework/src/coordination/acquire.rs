@@ -6,9 +6,10 @@ use duractor_journal::{EntityId, Member, ShardId, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    deadlock::found,
     error::CoordinationError,
     ids::SessionId,
-    permits::{Acquire, Acquired, Flavor, Holding, Look, MAX_WAITERS, Permits},
+    permits::{Acquire, Acquired, Flavor, Holding, Locks, Look, MAX_WAITERS, Permits},
     session::{GiveBack, Session, Wanted},
     side::MAX_TICKETS,
 };
@@ -121,7 +122,14 @@ impl<F: Flavor> Seat<F> {
             if !inner.leased(self.shard, wanted.ticket.era, since).await {
                 return Tried::Again;
             }
-            match self.ask(&wanted, permits, at_once, until).await {
+            let asked = tokio::select! {
+                biased;
+                asked = self.ask(&wanted, permits, at_once, until) => asked,
+                cycle = self.deadlock(&wanted) => {
+                    return Tried::Failed(CoordinationError::Deadlock { cycle });
+                }
+            };
+            match asked {
                 Ok(Acquired::Token(token)) if wanted.got() => {
                     return Tried::Got(self.guard(wanted, token, permits));
                 }
@@ -138,6 +146,14 @@ impl<F: Flavor> Seat<F> {
                 Err(error) => return Tried::Failed(error.into()),
             }
         }
+    }
+
+    async fn deadlock(&self, wanted: &Wanted) -> Vec<String> {
+        if F::KIND != Locks::KIND || !self.session.inner.deadlocks {
+            return std::future::pending().await;
+        }
+        let Wanted { ticket, since_ms, .. } = wanted;
+        found(&self.session.inner, self.name(), *ticket, *since_ms).await
     }
 
     async fn ask(

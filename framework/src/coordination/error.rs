@@ -64,7 +64,8 @@ pub enum CoordinationError {
     /// Sessions wait for each other in a circle, and this one began to wait last.
     #[error("a deadlock: {}", .cycle.join(" -> "))]
     Deadlock {
-        /// Who holds what the one before it waits for: `LABEL holds KIND/NAME`.
+        /// Who holds what the one before it waits for, from what this session waits for to what it holds
+        /// itself; for people.
         cycle: Vec<String>,
     },
     /// A party of the barrier gave up or died, so nobody passes.

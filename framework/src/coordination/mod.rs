@@ -22,6 +22,7 @@
 //! | `side` | a session's side: what it may believe. Pure |
 //! | `error` | what can go wrong |
 //! | `session` | what holds, renews, and gives back |
+//! | `deadlock` | sessions that wait for each other |
 //! | `acquire` | taking permits; the guard |
 //! | `lock`, `semaphore` | the ways in |
 //! | `barrier` | barriers, and their entity |
@@ -29,6 +30,7 @@
 
 mod acquire;
 mod barrier;
+mod deadlock;
 mod error;
 mod ids;
 mod lease;
@@ -39,6 +41,8 @@ mod semaphore;
 mod session;
 mod sessions;
 mod side;
+#[cfg(test)]
+mod tests;
 mod warden;
 
 pub use acquire::{Guard, HolderInfo};

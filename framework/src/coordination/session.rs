@@ -52,11 +52,12 @@ const PAUSE: Duration = Duration::from_millis(30);
 pub struct SessionOptions {
     ttl: Duration,
     label: String,
+    deadlocks: Option<bool>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { ttl: TTL, label: String::new() }
+        Self { ttl: TTL, label: String::new(), deadlocks: None }
     }
 }
 
@@ -77,6 +78,20 @@ impl SessionOptions {
         label.truncate(end.unwrap_or(0));
         Self { label, ..self }
     }
+
+    /// Whether deadlocks are looked for in which the session is. Only for a session that one sequence of
+    /// work uses: of several tasks in one session, one may wait while another goes on and releases, and
+    /// what looks like a deadlock is none. On for sessions that are opened, off for a node's own, unless
+    /// set.
+    #[must_use]
+    pub fn find_deadlocks(self, find: bool) -> Self {
+        Self { deadlocks: Some(find), ..self }
+    }
+
+    /// Off unless set.
+    pub(super) fn shared(self) -> Self {
+        Self { deadlocks: self.deadlocks.or(Some(false)), ..self }
+    }
 }
 
 /// A session on this node: all that it holds is lost when it ends, or dies with its process. A node
@@ -92,6 +107,8 @@ pub(crate) struct Inner {
     pub(super) id: SessionId,
     pub(super) label: String,
     pub(super) ttl: Duration,
+    /// Whether it says what it waits for.
+    pub(super) deadlocks: bool,
     pub(super) node: u64,
     pub(super) shared: Weak<Shared>,
     kinds: Weak<Kinds>,
@@ -116,6 +133,8 @@ pub(super) struct Wanted {
     pub(super) session: Arc<Inner>,
     pub(super) shard: ShardId,
     pub(super) ticket: Ticket,
+    /// When it was drawn, by the node's wall clock.
+    pub(super) since_ms: u64,
     give_back: GiveBack,
     armed: bool,
 }
@@ -127,6 +146,7 @@ impl Session {
             id: SessionId::draw(shared.env.entropy.as_ref()),
             label: options.label,
             ttl: options.ttl,
+            deadlocks: options.deadlocks.unwrap_or(true),
             node,
             shared: Arc::downgrade(shared),
             kinds: Arc::downgrade(kinds),
@@ -213,7 +233,7 @@ impl Inner {
         drop(state);
         let (session, give_back) = (self.clone(), give_back.clone());
         let ticket = Ticket { session: self.id, era, number };
-        Some(Wanted { session, shard, ticket, give_back, armed: true })
+        Some(Wanted { session, shard, ticket, since_ms, give_back, armed: true })
     }
 
     /// Has somebody renew a shard's lease.
@@ -287,7 +307,7 @@ impl Inner {
 
     fn waits(&self) -> Vec<Waits> {
         let state = self.lock();
-        let all = state.sides.values().flat_map(Side::waits);
+        let all = state.sides.values().filter(|_| self.deadlocks).flat_map(Side::waits);
         let named = all.map(|wait| {
             let (kind, key) = (wait.entity.kind().to_owned(), wait.entity.key().to_owned());
             (kind, key, wait.ticket, wait.since_ms)

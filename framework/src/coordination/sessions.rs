@@ -42,7 +42,7 @@ impl Sessions {
         kinds: &Arc<Kinds>,
         options: &SessionOptions,
     ) -> &Session {
-        self.own.get_or_init(|| self.open(shared, kinds, options.clone()))
+        self.own.get_or_init(|| self.open(shared, kinds, options.clone().shared()))
     }
 
     /// Waits, for a moment, until everything that was dropped has been given back: the node is about to

@@ -234,7 +234,7 @@ impl Locker {
         match error {
             E::Ask(error) => failed(&self.world, process, error),
             E::Timeout { .. } => self.world.count("locks_timed_out"),
-            E::SessionEnded | E::Lost { .. } | E::Deadlock { .. } => {}
+            E::SessionEnded | E::Lost { .. } => {}
             _ if process.is_dead() => {}
             _ => self.world.violated(format!("S: {name} at node {node}: {error}")),
         }
