@@ -88,7 +88,9 @@
 //! | to write an entity | [`EventSourced`], [`Handle`], [`Effect`]; [`DurableState`] for one that keeps only its newest state |
 //! | its events and commands | [`Event`] and [`event`], [`Command`]; [`golden`] for your tests |
 //! | to send commands | [`Node::entity`], [`EntityRef`], [`Ask`] |
-//! | one task in the whole cluster | [`NodeBuilder::singleton`], [`Singleton`] |
+//! | one task in the whole cluster, or several | [`NodeBuilder::singleton`], [`NodeBuilder::workers`] |
+//! | what only the leader does | [`Leader`], [`NodeBuilder::leader_handler`] |
+//! | locks of the cluster | [`Node::lock`], [`Guard`]; [`Semaphore`], [`Barrier`], [`Session`] |
 //! | to know whether a failed command took effect | [`AskError::effect`] |
 //! | to set limits and snapshots | [`EntitySettings`], [`NodeBuilder`] |
 //!
@@ -106,7 +108,9 @@
 //! shared, slot, kind        where commands wait; which entities are in memory
 //! lifecycle/                the actor: permit, snapshot, replay, running, persisting, stopping
 //! shard                     the actors above: spawning, supervising, sweeping
-//! entity_ref, parts, singleton, node   the ways in
+//! entity_ref, parts, singleton         the ways in
+//! coordination/, leader/    locks and the like as entities; the owner of shard 0
+//! node                      all of it together
 //! ```
 //!
 //! `ask` puts the command into its entity's slot (on the node that runs the entity: in a cluster that
