@@ -7,8 +7,8 @@ mod group;
 
 use std::{sync::Arc, time::Duration};
 
-use duractor::{CoordinationError, Guard, Node, NodeError, Session, SessionOptions};
-use duractor_journal::{Member, ShardId};
+use duractor::{CoordinationError, Env, Guard, Node, NodeError, Session, SessionOptions};
+use duractor_journal::{Member, ShardId, Timestamp, env::Clock};
 use group::{Group, View, Wires};
 use tokio::time::{Instant, sleep};
 
@@ -104,6 +104,15 @@ async fn a_session_that_ends_holds_nothing() {
     node.shutdown().await;
 }
 
+/// The wall clock goes with the paused one.
+struct Paused(Instant);
+
+impl Clock for Paused {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_000 + self.0.elapsed().as_millis() as u64)
+    }
+}
+
 /// Two nodes on one journal, with wires between them. The first one leads.
 struct Pair {
     group: Arc<Group>,
@@ -119,7 +128,9 @@ impl Pair {
         let mut nodes = Vec::new();
         for view in &views {
             let voters = |_: ShardId| (1..=2).map(|n| Member::new(n, 1)).collect();
-            nodes.push(view.builder().replicas(wires.end(view.me), voters).start().await.unwrap());
+            let clock = Arc::new(Paused(Instant::now()));
+            let builder = view.builder().env(Env { clock, ..Env::production() });
+            nodes.push(builder.replicas(wires.end(view.me), voters).start().await.unwrap());
         }
         let pair = Self { group, wires, views, nodes };
         pair.elect(0).await;
