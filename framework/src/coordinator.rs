@@ -178,9 +178,9 @@ mod tests {
                 }],
                 "committed",
                 1,
-                "",
+                "0701076163636f756e74013103010172",
             ),
-            (&[Decided::Aborted { attempt: 7 }], "aborted", 1, ""),
+            (&[Decided::Aborted { attempt: 7 }], "aborted", 1, "07"),
         ]);
     }
 }

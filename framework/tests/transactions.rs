@@ -338,7 +338,7 @@ async fn a_refused_batch_before_it_takes_it_along() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_step_comes_to_all_or_nothing() {
     let (mut done, mut undone) = (0, 0);
-    for commits in 0..12 {
+    for steps in 0..40 {
         for snapshots in [None, Some(1)] {
             let world = World::new();
             let mut settings = EntitySettings::default();
@@ -350,7 +350,7 @@ async fn a_crash_at_any_step_comes_to_all_or_nothing() {
             a.ask(Move { by: 10 }).await.unwrap().unwrap();
             b.ask(Move { by: 1 }).await.unwrap().unwrap();
             let running = tokio::spawn(transfer(&node, a, b, 4).run());
-            for _ in 0..commits * 4 {
+            for _ in 0..steps {
                 tokio::task::yield_now().await;
             }
             node.kill().await;
@@ -362,7 +362,7 @@ async fn a_crash_at_any_step_comes_to_all_or_nothing() {
             match found {
                 (6, 5) => done += 1,
                 (10, 1) if !sure => undone += 1,
-                found => panic!("a part, or lost: {found:?} after {commits}, {sure}"),
+                found => panic!("a part, or lost: {found:?} after {steps}, {sure}"),
             }
             // They are free.
             transfer(&node, a, b, 1).timeout(SECOND).run().await.unwrap();

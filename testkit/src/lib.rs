@@ -8,11 +8,14 @@
 //! | [`disk`] | a simulated disk that loses, tears and spoils what real disks do |
 //! | [`mod@env`] | all seams of one node, simulated; [`run_sim`] runs a test on them |
 //! | [`consistency`] | crash-consistency of the log and the snapshot store over many seeds |
+//! | [`bank`] | transfers between entities, and their checks |
 //! | [`cluster`] | journal groups on several simulated nodes: network, troubles, checks |
 //! | [`nodes`] | clusters of whole simulated nodes: entities, singletons, changes of members |
 //! | [`entity`] | the entity test kit, for plain `#[test]`s of an application's entities |
 //! | [`process`] | clusters of real processes, for the binaries `crash` and `bench` |
 
+#[doc(hidden)]
+pub mod bank;
 pub mod cluster;
 pub mod consistency;
 pub mod disk;

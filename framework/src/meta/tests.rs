@@ -15,6 +15,22 @@ fn then() -> Then {
     Then { command: "T".into(), version: 1 }
 }
 
+fn stored() -> StoredEvent {
+    let (name, tags) = ("e".to_owned(), vec!["eu".to_owned()]);
+    StoredEvent { name, schema_version: 2, tags, payload: Bytes::from_static(b"p") }
+}
+
+fn held() -> Held {
+    Held {
+        number: 7,
+        id: "t".into(),
+        attempt: 300,
+        patience_ms: 5,
+        events: vec![stored()],
+        reply: Bytes::from_static(b"r"),
+    }
+}
+
 fn settings() -> EntitySettings {
     EntitySettings::default()
 }
@@ -68,6 +84,20 @@ fn events_keep_their_bytes() {
             "016e",
         ),
         (&[Reserved::Reminded { id: 7, given_up: None }], "duractor.reminded", 1, "0007"),
+        (
+            &[Reserved::Prepared {
+                number: 7,
+                id: "t".into(),
+                attempt: 300,
+                patience_ms: 5,
+                events: vec![stored()],
+                reply: Bytes::from_static(b"r"),
+            }],
+            "duractor.prepared",
+            1,
+            "070174ac0205010165020102657501700172",
+        ),
+        (&[Reserved::Decided { number: 7, committed: true }], "duractor.decided", 1, "0701"),
     ]);
 }
 
@@ -100,6 +130,12 @@ fn sections_keep_their_bytes() {
             "reminders",
             1,
             "0901016e07ac02000143020170",
+        ),
+        (
+            &[Section::Prepared { last: 7, held: Some(held()) }],
+            "prepared",
+            1,
+            "0701070174ac0205010165020102657501700172",
         ),
     ]);
 }
@@ -222,4 +258,20 @@ fn bounds_are_kept() {
     assert_eq!(grant(vec![cancel()]), Ok(vec![]), "there is nothing to cancel");
     let moved = grant(vec![remind("a"), cancel(), remind("b")]).unwrap();
     assert_eq!(moved.len(), 3);
+}
+
+#[test]
+fn what_is_prepared_is_there_until_it_is_decided() {
+    let Held { number, id, attempt, patience_ms, events, reply } = held();
+    let mut meta = full();
+    let prepared = Reserved::Prepared { number, id, attempt, patience_ms, events, reply };
+    meta.apply(prepared, Timestamp(3), &settings());
+    let back = Meta::unpack(meta.pack().unwrap()).unwrap();
+    assert_eq!(back.held(), Some(&held()));
+    meta.apply(Reserved::Decided { number: 6, committed: true }, Timestamp(4), &settings());
+    assert!(meta.held().is_some(), "another one was decided");
+    meta.apply(Reserved::Decided { number: 7, committed: true }, Timestamp(4), &settings());
+    assert_eq!((meta.held(), meta.last_held()), (None, 7));
+    let back = Meta::unpack(meta.pack().unwrap()).unwrap();
+    assert_eq!((back.held(), back.last_held()), (None, 7), "no number is given twice");
 }

@@ -81,3 +81,41 @@ pub(crate) struct Decide {
     pub(crate) number: Option<u64>,
     pub(crate) commit: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{encode_reply, golden_command};
+
+    /// Nodes of different releases talk to each other: these bytes never change.
+    #[test]
+    fn commands_keep_their_bytes() {
+        let tx = TxId { id: "t".into(), attempt: 300 };
+        let payload = Bytes::from_static(b"p");
+        let entity = EntityId::new("k", "1").unwrap();
+        let (command, version) = ("C".to_owned(), 2);
+        let part = Part { entity, command: command.clone(), version, payload: payload.clone() };
+        golden_command(&[(
+            &DoTogether { parts: vec![part], request_id: Some("r".into()) },
+            1,
+            "01016b01310143020170010172",
+        )]);
+        let prepare = Prepare { tx: tx.clone(), command, version, payload, patience_ms: 5 };
+        golden_command(&[(&prepare, 1, "0174ac02014302017005")]);
+        golden_command(&[(&Decide { tx, number: Some(7), commit: true }, 1, "0174ac02010701")]);
+    }
+
+    #[test]
+    fn replies_keep_their_bytes() {
+        let bytes = || Bytes::from_static(b"r");
+        let prepared = encode_reply::<Prepare>(&Promise::Prepared { number: 7, reply: bytes() });
+        assert_eq!(&prepared.unwrap()[..], b"\x10duractor.prepare\x01\x00\x07\x01r");
+        let vetoed = encode_reply::<Prepare>(&Promise::Stopped(Stopped::Vetoed(bytes())));
+        assert_eq!(&vetoed.unwrap()[..], b"\x10duractor.prepare\x01\x01\x00\x01r");
+        let done = encode_reply::<DoTogether>(&Together::Done(vec![bytes()]));
+        assert_eq!(&done.unwrap()[..], b"\x11duractor.together\x01\x00\x01\x01r");
+        let why = Stopped::Conflict;
+        let stopped = encode_reply::<DoTogether>(&Together::Stopped { part: 2, why });
+        assert_eq!(&stopped.unwrap()[..], b"\x11duractor.together\x01\x01\x02\x01");
+    }
+}

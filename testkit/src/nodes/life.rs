@@ -13,11 +13,10 @@ use tokio::time::sleep;
 use super::{
     account::Account,
     locks::options,
-    purse::Purse,
     resource::Boot,
     world::{Process, World},
 };
-use crate::{cluster::network::SimNetwork, env::SimEnv};
+use crate::{bank::Purse, cluster::network::SimNetwork, env::SimEnv};
 
 /// Until the process is up; it tries again and again.
 pub(super) async fn live(world: &Arc<World>, process: &Arc<Process>, sim: &SimEnv, mut form: bool) {

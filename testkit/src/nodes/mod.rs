@@ -12,7 +12,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `account`, `purse` | the entities of the load |
+//! | `account` | the entity of the load |
 //! | `history` | what clients saw, and its checks |
 //! | `resource` | what singletons work on |
 //! | `plan`, `planted` | what a seed is about; bugs that must be found |
@@ -29,7 +29,6 @@ mod life;
 mod locks;
 mod plan;
 mod planted;
-mod purse;
 mod resource;
 mod settle;
 mod transfers;

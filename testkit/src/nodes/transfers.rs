@@ -3,12 +3,7 @@
 //! acknowledged is in all of its purses once, and each that was refused in none; and no purse stays
 //! held.
 
-use std::{
-    collections::BTreeMap,
-    future::IntoFuture,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{future::IntoFuture, sync::Arc, time::Duration};
 
 use duractor::{EntityRef, Node, RequestId, TookEffect, TransactionError};
 use duractor_journal::NodeId;
@@ -16,10 +11,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     clients::failed,
-    purse::{Listing, Purse, Shift, Weigh},
     world::{Process, World},
 };
-use crate::rng::Rng;
+use crate::{
+    bank::{Listing, Parts, Purse, Shift, Weigh},
+    rng::Rng,
+};
 
 /// How often a transfer is tried before its client gives up.
 const TRIES: usize = 20;
@@ -27,64 +24,6 @@ const TRIES: usize = 20;
 const LATER: Duration = Duration::from_secs(4);
 /// Invariant V: so long may a purse be held after everything healed.
 const FREE_WITHIN: Duration = Duration::from_secs(15);
-
-/// All transfers of a run.
-#[derive(Default)]
-pub(crate) struct Book(Mutex<Vec<Transfer>>);
-
-struct Transfer {
-    /// Which purses, and what is put into each.
-    parts: Vec<(usize, i64)>,
-    acked: bool,
-    /// Some try of it may have taken effect.
-    unknown: bool,
-}
-
-impl Book {
-    fn lock(&self) -> MutexGuard<'_, Vec<Transfer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many transfers there were, and how many were acknowledged.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let all = self.lock();
-        (all.len() as u64, all.iter().filter(|transfer| transfer.acked).count() as u64)
-    }
-
-    /// Compares what the purses hold with what the clients saw.
-    fn check(&self, purses: &[Vec<(u64, i64)>]) -> Result<u64, String> {
-        let all = self.lock();
-        let total: i64 = purses.iter().flatten().map(|(_, by)| by).sum();
-        if total != 0 {
-            return Err(format!("A: {total} too much is in the purses: {purses:?}"));
-        }
-        let mut found: BTreeMap<u64, Vec<(usize, i64)>> = BTreeMap::new();
-        for (purse, shifts) in purses.iter().enumerate() {
-            for (transfer, by) in shifts {
-                found.entry(*transfer).or_default().push((purse, *by));
-            }
-        }
-        if let Some(unknown) = found.keys().find(|transfer| **transfer >= all.len() as u64) {
-            return Err(format!("A: nobody made transfer {unknown}"));
-        }
-        for (number, transfer) in (0..).zip(all.iter()) {
-            let mut parts = transfer.parts.clone();
-            parts.sort_unstable();
-            match found.get(&number) {
-                None if transfer.acked => return Err(format!("A: transfer {number} is lost")),
-                None => {}
-                Some(found) if *found != parts => {
-                    return Err(format!("A: transfer {number} is {found:?}, not {parts:?}"));
-                }
-                Some(_) if !transfer.acked && !transfer.unknown => {
-                    return Err(format!("A: transfer {number} was refused, and is there"));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(all.len() as u64)
-    }
-}
 
 /// A client that transfers, and looks, until the load ends.
 pub(crate) struct Teller {
@@ -115,17 +54,8 @@ impl Teller {
     }
 
     /// Draws a transfer: its number.
-    fn begin(&mut self) -> (u64, Vec<(usize, i64)>) {
-        let purses = self.world.plan.purses;
-        let count = (2 + self.rng.index(2)).min(purses);
-        let first = self.rng.index(purses);
-        let mut parts: Vec<_> =
-            (0..count).map(|n| ((first + n) % purses, self.rng.below(30) as i64 - 15)).collect();
-        let total: i64 = parts.iter().map(|(_, by)| by).sum();
-        parts[0].1 -= total;
-        let mut book = self.world.book.lock();
-        book.push(Transfer { parts: parts.clone(), acked: false, unknown: false });
-        (book.len() as u64 - 1, parts)
+    fn begin(&mut self) -> (u64, Parts) {
+        self.world.book.begin(self.world.plan.purses, &mut self.rng)
     }
 
     /// With a request id it is tried until its outcome is known.
@@ -163,7 +93,7 @@ impl Teller {
         match ran {
             Some(Ok(_)) => {
                 world.say(60 ^ number << 8, || format!("transfer {number} at node {node}"));
-                world.book.lock()[number as usize].acked = true;
+                world.book.acked(number);
                 true
             }
             Some(Err(error)) => {
@@ -171,7 +101,7 @@ impl Teller {
                     .say(61 ^ number << 8, || format!("transfer {number} at node {node}: {error}"));
                 self.failed(&process, &error);
                 if error.effect() == TookEffect::Unknown {
-                    world.book.lock()[number as usize].unknown = true;
+                    world.book.unknown(number);
                 }
                 matches!(error, TransactionError::Vetoed(_))
             }
@@ -180,7 +110,7 @@ impl Teller {
                     let what = "a transaction was not answered within its time and 4 s";
                     world.violated(format!("V: at node {node} {what}"));
                 }
-                world.book.lock()[number as usize].unknown = true;
+                world.book.unknown(number);
                 false
             }
         }
@@ -260,38 +190,4 @@ pub(crate) async fn compare(world: &Arc<World>) -> Result<u64, String> {
         purses.push(found);
     }
     world.book.check(&purses)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn book(acked: bool, unknown: bool) -> Book {
-        let book = Book::default();
-        book.lock().push(Transfer { parts: vec![(1, 5), (0, -5)], acked, unknown });
-        book
-    }
-
-    #[test]
-    fn what_fits_passes() {
-        let both = [vec![(0, -5)], vec![(0, 5)]];
-        assert_eq!(book(true, false).check(&both), Ok(1));
-        assert_eq!(book(false, true).check(&both), Ok(1));
-        assert_eq!(book(false, false).check(&[vec![], vec![]]), Ok(1));
-    }
-
-    #[test]
-    fn each_violation_is_found() {
-        let cases: [(Book, [Vec<(u64, i64)>; 2], &str); 5] = [
-            (book(true, false), [vec![(0, -5)], vec![]], "too much"),
-            (book(true, false), [vec![], vec![]], "is lost"),
-            (book(true, false), [vec![(0, -5), (0, -5)], vec![(0, 5), (0, 5)]], "transfer 0 is"),
-            (book(false, false), [vec![(0, -5)], vec![(0, 5)]], "was refused"),
-            (book(true, false), [vec![(7, -5)], vec![(7, 5)]], "nobody made"),
-        ];
-        for (book, purses, says) in cases {
-            let error = book.check(&purses).expect_err("a violation");
-            assert!(error.contains(says), "{error}");
-        }
-    }
 }

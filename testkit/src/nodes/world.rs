@@ -24,10 +24,10 @@ use super::{
     locks::Locks,
     plan::Plan,
     resource::{Boot, Resource},
-    transfers::Book,
     wires::Wires,
 };
 use crate::{
+    bank::Book,
     cluster::network::{SimNetwork, Stop},
     consistency::{self, report::Trace},
     env::SimEnv,

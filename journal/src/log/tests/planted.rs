@@ -26,6 +26,7 @@ finds! {
     an_epoch_that_is_not_checked: EpochUnchecked;
     a_sequence_number_that_is_not_checked: SeqUnchecked;
     a_request_that_is_done_twice: DedupForgotten;
+    batches_that_go_together_and_do_not: TogetherApart;
     an_answer_before_the_fsync: AckBeforeFsync;
     a_purge_that_takes_events_along: PurgeRetained;
 }

@@ -8,37 +8,42 @@ const BEGIN: i64 = 40;
 
 /// A transfer put this into it, or took it out.
 #[derive(Debug, Clone, PartialEq, Eq, Event)]
-pub(crate) struct Shifted {
-    pub(crate) transfer: u64,
-    pub(crate) by: i64,
+pub struct Shifted {
+    /// Which one.
+    pub transfer: u64,
+    /// What is put in.
+    pub by: i64,
 }
 
 /// A purse's part of a transfer: says no where there is not enough.
 #[derive(Debug, Clone, Command)]
 #[command(reply = Result<i64, i64>)]
-pub(crate) struct Shift {
-    pub(crate) transfer: u64,
-    pub(crate) by: i64,
+pub struct Shift {
+    /// Which one.
+    pub transfer: u64,
+    /// What is put in.
+    pub by: i64,
 }
 
 /// Replies by how much the content has changed since the beginning.
 #[derive(Debug, Clone, Command)]
 #[command(reply = i64)]
-pub(crate) struct Weigh;
+pub struct Weigh;
 
 /// Replies all transfers, in order.
 #[derive(Debug, Clone, Command)]
 #[command(reply = Vec<(u64, i64)>)]
-pub(crate) struct Listing;
+pub struct Listing;
 
 /// The entity.
-pub(crate) struct Purse {
-    pub(crate) settings: EntitySettings,
+pub struct Purse {
+    /// How purses behave.
+    pub settings: EntitySettings,
 }
 
 /// All transfers, in order.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Shifts(Vec<(u64, i64)>);
+pub struct Shifts(Vec<(u64, i64)>);
 
 impl Shifts {
     fn change(&self) -> i64 {
