@@ -95,9 +95,9 @@ fn events_keep_their_bytes() {
             }],
             "duractor.prepared",
             1,
-            "070174ac0205010165020102657501700172",
+            "ac0201016502010265750170017407050172",
         ),
-        (&[Reserved::Decided { number: 7, committed: true }], "duractor.decided", 1, "0701"),
+        (&[Reserved::Decided { number: 7, committed: true }], "duractor.decided", 1, "0107"),
     ]);
 }
 
@@ -135,7 +135,7 @@ fn sections_keep_their_bytes() {
             &[Section::Prepared { last: 7, held: Some(held()) }],
             "prepared",
             1,
-            "0701070174ac0205010165020102657501700172",
+            "01070174ac020501016502010265750170017207",
         ),
     ]);
 }

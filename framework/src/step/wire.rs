@@ -101,8 +101,8 @@ mod tests {
             "01016b01310143020170010172",
         )]);
         let prepare = Prepare { tx: tx.clone(), command, version, payload, patience_ms: 5 };
-        golden_command(&[(&prepare, 1, "0174ac02014302017005")]);
-        golden_command(&[(&Decide { tx, number: Some(7), commit: true }, 1, "0174ac02010701")]);
+        golden_command(&[(&prepare, 1, "01430501700174ac0202")]);
+        golden_command(&[(&Decide { tx, number: Some(7), commit: true }, 1, "0101070174ac02")]);
     }
 
     #[test]

@@ -33,6 +33,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// acknowledged event must be there exactly once, and all replicas must hold the same records at the
 /// same positions. `slowest_ms` is the longest time from healing to the last of those writes.
 ///
+/// With `--scenario transfer` the nodes host entities, and tellers at all nodes transfer money between
+/// them in transactions while the same faults strike. At every look at all entities at once, and after
+/// each trial, the total must be what it was; every acknowledged transfer must be there once, in all of
+/// its entities; and no entity may stay held. `acked` then counts transfers.
+///
 /// Ends with 1 where something is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "crash", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -48,6 +53,9 @@ pub(crate) struct Args {
     /// Nodes of the cluster: 1, or 3 to 7.
     #[arg(long, default_value_t = 1, value_parser = nodes)]
     pub nodes: u32,
+    /// What happens in a cluster.
+    #[arg(long, value_enum, default_value_t = Scenario::Write)]
+    pub scenario: Scenario,
     /// Decides what is written and when the process is killed. Random unless given. The same seed
     /// gives the same choices, but the operating system's timing is never quite the same.
     #[arg(long)]
@@ -112,6 +120,25 @@ impl Target {
         match self {
             Target::Journal => "journal",
             Target::Entity => "entity",
+        }
+    }
+}
+
+/// What happens in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// Writers write to all shards.
+    Write,
+    /// Money goes from entity to entity, in transactions.
+    Transfer,
+}
+
+impl Scenario {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Scenario::Write => "write",
+            Scenario::Transfer => "transfer",
         }
     }
 }

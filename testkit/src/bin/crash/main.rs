@@ -20,7 +20,7 @@
 //! | `commands` | entities: what must be there, and comparing it |
 //! | `entity` | entities: writing in the worker, retrying and reading in the parent |
 //! | `trials` | the parent: start, kill, verify |
-//! | `replicated/` | the same with clusters of real processes |
+//! | `transfer/`, `replicated/` | the same with clusters of real processes: transfers between entities, and the journal |
 
 mod cli;
 mod commands;
@@ -32,6 +32,7 @@ mod mark;
 mod place;
 mod replicated;
 mod streams;
+mod transfer;
 mod trials;
 
 use std::{error::Error, fs, io, path::Path, process::ExitCode, time::Duration};
@@ -39,7 +40,7 @@ use std::{error::Error, fs, io, path::Path, process::ExitCode, time::Duration};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Args, Mode, Target, Worker};
+use cli::{Args, Mode, Scenario, Target, Worker};
 
 /// Whatever ends the program early.
 type Failure = Box<dyn Error + Send + Sync>;
@@ -109,8 +110,10 @@ fn attack(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 async fn trials(args: &Args, dir: &Path) -> Result<ExitCode, Failure> {
-    match args.nodes {
-        1 => trials::run(args, dir).await,
+    match (args.nodes, args.scenario) {
+        (1, Scenario::Write) => trials::run(args, dir).await,
+        (1, _) => Err("transfers are for clusters: --nodes 3".into()),
+        (_, Scenario::Transfer) => transfer::trials::run(args, dir).await,
         _ => replicated::trials::run(args, dir).await,
     }
 }

@@ -118,10 +118,11 @@ pub(crate) fn report(
     if !findings.is_clean() {
         let segments =
             args.segment_kib.map_or(String::new(), |kib| format!(" --segment-kib {kib}"));
+        let scenario = args.scenario.name();
         let (nodes, rounds, trials) = (args.nodes, args.rounds, args.trials);
         let plant = args.plant.map_or(String::new(), |plant| format!(" --plant {}", plant.name()));
         eprintln!(
-            "crash: again with: crash --target {target} --nodes {nodes} --trials {trials} \
+            "crash: again with: crash --target {target} --scenario {scenario} --nodes {nodes} --trials {trials} \
              --rounds {rounds} --seed {seed}{segments}{plant}"
         );
     }

@@ -23,6 +23,7 @@ use crate::{
     journal::read_all,
     mark::Mark,
     place::{ENTITIES, entity},
+    transfer::host::Host,
 };
 
 /// One batch in so many is done wrong, where that is wanted.
@@ -38,6 +39,7 @@ pub(crate) async fn run(config: &str) -> Result<(), Failure> {
 #[derive(Default)]
 struct Worker {
     batches: AtomicU64,
+    entities: Host,
 }
 
 impl Handler for Worker {
@@ -55,6 +57,7 @@ impl Handler for Worker {
                     node.owner.delete(&entity(number)?, Seq(to)).await?;
                     Value::Null
                 }
+                Order::Transfers(order) => self.entities.perform(&node, order).await?,
                 Order::Read { whole } => serde_json::to_value(read(&node, whole).await?)?,
             })
         })

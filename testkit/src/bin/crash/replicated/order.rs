@@ -11,6 +11,8 @@ pub(crate) enum Order {
     Write { entity: usize, firsts: Vec<Mark> },
     /// Delete an entity's events up to `to`.
     Delete { entity: usize, to: u64 },
+    /// What entities are for.
+    Transfers(crate::transfer::order::Order),
     /// Read everything, with every event where `whole`: answered with [`Image`].
     Read { whole: bool },
 }
