@@ -228,7 +228,8 @@ impl<E: EventSourced> Core<E> {
         answer::<E, Decide>(&mut envelope, &());
         let held = self.meta.held().filter(|held| {
             (&held.id, held.attempt) == (&tx.id, tx.attempt)
-                && number.is_none_or(|number| number == held.number)
+                // Only this preparation is committed; whatever there is of the attempt is aborted.
+                && number.map_or(!commit, |number| number == held.number)
         });
         let Some(held) = held else {
             // It has ended before, or never began: then it cannot begin any more and be committed.

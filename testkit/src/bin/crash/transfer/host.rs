@@ -45,9 +45,9 @@ impl Host {
 
 async fn start(node: &Node) -> Result<duractor::Node, Failure> {
     let groups = node.journal.clone();
+    // Events stay: nobody here sees to it that a replaced node gets the snapshots that make up for them.
     let settings = EntitySettings::default()
         .snapshot_every(SNAPSHOT_EVERY)
-        .delete_events(true)
         .idle_timeout(Duration::from_millis(500));
     let builder = duractor::Node::builder(&node.config.dir)
         .journal(node.journal.clone())
