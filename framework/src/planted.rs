@@ -18,6 +18,14 @@ pub enum Planted {
     CoordinatorForgets,
     /// An entity that was prepared for a transaction has forgotten it when it recovers.
     PreparedForgotten,
+    /// Who takes a shard does not look at its agenda for what is due.
+    ReminderLost,
+    /// Nor for the entities that are remembered.
+    RememberedForgotten,
+    /// A receiver takes each delivery for new.
+    DeliveryRepeated,
+    /// An entity is put on the agenda after the batch that makes it needed.
+    AgendaTooLate,
 }
 
 thread_local! {

@@ -151,8 +151,13 @@ mod tests {
         let entity = || EntityId::new("k", "1").unwrap();
         let due = Some(Timestamp(300));
         golden::<Noted>(&[
-            (&[Noted::Entered { entity: entity(), due, remembered: true }], "entered", 1, ""),
-            (&[Noted::Left { entity: entity() }], "left", 1, ""),
+            (
+                &[Noted::Entered { entity: entity(), due, remembered: true }],
+                "entered",
+                1,
+                "01ac02016b013101",
+            ),
+            (&[Noted::Left { entity: entity() }], "left", 1, "016b0131"),
         ]);
     }
 }

@@ -56,6 +56,8 @@ async fn run(shared: &Shared, agendas: &Agendas, of: &OfShard) {
     {
         let (mut book, now) = (of.book(), shared.millis(Instant::now()));
         for (id, entry) in entries {
+            #[cfg(feature = "planted")]
+            let entry = spoil(entry);
             if let Some(due) = entry.due {
                 book.enter(&id, due);
             }
@@ -65,6 +67,17 @@ async fn run(shared: &Shared, agendas: &Agendas, of: &OfShard) {
         }
     }
     wake(shared, agendas, of).await;
+}
+
+/// The planted bugs of this module.
+#[cfg(feature = "planted")]
+fn spoil(mut entry: super::entity::Entry) -> super::entity::Entry {
+    use crate::planted::{Planted, is};
+    if is(Planted::ReminderLost) {
+        entry.due = None;
+    }
+    entry.remembered &= !is(Planted::RememberedForgotten);
+    entry
 }
 
 /// What the agenda says. It is not brought into memory where it never had an entry.

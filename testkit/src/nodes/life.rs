@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::{
     account::Account,
+    errands,
     locks::options,
     resource::Boot,
     world::{Process, World},
@@ -73,6 +74,7 @@ async fn host(
     let builder = builder.register(Account { settings: world.plan.settings.clone() });
     let builder = builder.session(options(world));
     let builder = builder.register(Purse { settings: world.plan.settings.clone() });
+    let builder = errands::register(builder, &world.plan.settings);
     let add = |builder: NodeBuilder, n| {
         let world = Arc::downgrade(world);
         builder.singleton(&worker(n), move |singleton| {

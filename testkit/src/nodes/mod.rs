@@ -18,12 +18,13 @@
 //! | `plan`, `planted` | what a seed is about; bugs that must be found |
 //! | `wires` | a node's links |
 //! | `world`, `life` | the nodes; the life of a process |
-//! | `clients`, `locks`, `transfers` | the load |
+//! | `clients`, `errands`, `locks`, `transfers` | the load |
 //! | `trouble` | what goes wrong |
 //! | `settle` | the end of a run |
 
 mod account;
 mod clients;
+mod errands;
 mod history;
 mod life;
 mod locks;
@@ -41,7 +42,7 @@ use std::{sync::Arc, time::Duration};
 use duractor_journal::NodeId;
 use tokio::{task::JoinSet, time::timeout};
 
-use self::{clients::Client, locks::Locker, plan::Plan, transfers::Teller, world::World};
+use self::{clients::Client, errands::Errander, locks::Locker, plan::Plan, transfers::Teller, world::World};
 use crate::{
     consistency::{
         Report, Violation,
@@ -93,6 +94,9 @@ async fn all(world: &Arc<World>) -> u64 {
     for _ in 0..world.plan.tellers {
         tasks.spawn(Teller::new(world).run());
     }
+    for _ in 0..world.plan.errands {
+        tasks.spawn(Errander::new(world).run());
+    }
     tasks.spawn(trouble::make(world.clone()));
     let load = Duration::from_millis(world.plan.load_ms);
     let over = async { world.over.notified().await };
@@ -105,13 +109,14 @@ async fn all(world: &Arc<World>) -> u64 {
     if timeout(Duration::from_secs(30), ended).await.is_err() {
         world.violated("V: what was under way never ended");
     }
-    for step in 0..3 {
+    for step in 0..4 {
         if world.notes().violation.is_some() {
             return 0;
         }
         match step {
             0 => settle::serve_again(world).await,
             1 => settle::whole(world).await,
+            2 => errands::settled(world).await,
             _ => match settle::compare(world).await {
                 Ok(checked) => return checked,
                 Err(what) => world.violated(what),

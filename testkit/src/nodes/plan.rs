@@ -106,6 +106,10 @@ pub(crate) struct Plan {
     pub(crate) purses: usize,
     /// Clients that transfer.
     pub(crate) tellers: usize,
+    /// Clients of entities that deliver, remind and are remembered.
+    pub(crate) errands: usize,
+    /// How much later a reminder is due, at most.
+    pub(crate) remind_ms: u64,
     /// Between two calls of a client, at most.
     pub(crate) pause_ms: u64,
     /// Bytes of an event beside its number, at most.
@@ -142,6 +146,8 @@ impl Plan {
             locks: 1 + rng.index(3),
             lockers: if wanted.is_empty() { rng.index(5) } else { 2 + rng.index(3) },
             lease_ms: 300 + rng.below(1_700),
+            errands: if wanted.is_empty() { rng.index(3) } else { 1 + rng.index(2) },
+            remind_ms: 200 + rng.below(6_000),
         }
     }
 }

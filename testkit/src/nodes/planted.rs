@@ -23,11 +23,19 @@ pub enum Planted {
     CoordinatorForgets,
     /// An entity that is prepared for a transaction has forgotten it when it recovers.
     PreparedForgotten,
+    /// Who takes a shard does not look whether an entity of it has something to do.
+    ReminderLost,
+    /// Nor whether one is remembered.
+    RememberedForgotten,
+    /// A receiver takes each delivery for new.
+    DeliveryRepeated,
+    /// An entity is not put on the agenda before the batch that makes it needed.
+    AgendaTooLate,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 9] = [
+    pub const ALL: [Planted; 13] = [
         Planted::AckBeforeFsync,
         Planted::PromiseForgotten,
         Planted::HandOverUnstopped,
@@ -37,6 +45,10 @@ impl Planted {
         Planted::AcquireNotUndone,
         Planted::CoordinatorForgets,
         Planted::PreparedForgotten,
+        Planted::ReminderLost,
+        Planted::RememberedForgotten,
+        Planted::DeliveryRepeated,
+        Planted::AgendaTooLate,
     ];
 
     /// The name on the command line.
@@ -52,6 +64,10 @@ impl Planted {
             Planted::AcquireNotUndone => "acquire-not-undone",
             Planted::CoordinatorForgets => "coordinator-forgets",
             Planted::PreparedForgotten => "prepared-forgotten",
+            Planted::ReminderLost => "reminder-lost",
+            Planted::RememberedForgotten => "remembered-forgotten",
+            Planted::DeliveryRepeated => "delivery-repeated",
+            Planted::AgendaTooLate => "agenda-too-late",
         }
     }
 
@@ -79,6 +95,8 @@ impl Planted {
             Planted::AcquireNotUndone => &[Cut, Freeze],
             Planted::CoordinatorForgets => &[Break],
             Planted::PreparedForgotten => &[Kill, Transfer, Transfer],
+            Planted::ReminderLost | Planted::RememberedForgotten => &[Transfer, Kill],
+            Planted::DeliveryRepeated | Planted::AgendaTooLate => &[CrashMany, Transfer, Kill],
         }
     }
 }
@@ -99,6 +117,10 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::AcquireNotUndone) => Some(Framework::AcquireNotUndone),
         Some(Planted::CoordinatorForgets) => Some(Framework::CoordinatorForgets),
         Some(Planted::PreparedForgotten) => Some(Framework::PreparedForgotten),
+        Some(Planted::ReminderLost) => Some(Framework::ReminderLost),
+        Some(Planted::RememberedForgotten) => Some(Framework::RememberedForgotten),
+        Some(Planted::DeliveryRepeated) => Some(Framework::DeliveryRepeated),
+        Some(Planted::AgendaTooLate) => Some(Framework::AgendaTooLate),
         Some(_) | None => None,
     });
 }

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Planted,
+    errands::Errands,
     history::{History, Moment},
     locks::Locks,
     plan::Plan,
@@ -43,6 +44,7 @@ pub(crate) struct World {
     pub(crate) resource: Arc<Resource>,
     pub(crate) locks: Locks,
     pub(crate) book: Book,
+    pub(crate) errands: Errands,
     notes: Mutex<Notes>,
     /// Clients and troubles end.
     ending: AtomicBool,
@@ -135,6 +137,7 @@ impl World {
             resource: Arc::default(),
             locks: Locks::default(),
             book: Book::default(),
+            errands: Errands::default(),
             notes: Mutex::new(notes),
             ending: AtomicBool::new(false),
             over: Notify::new(),
