@@ -84,6 +84,7 @@ impl Node {
             recoveries: 50,
             max_open: 1 << 18,
             shutdown_timeout: Duration::from_secs(30),
+            quiet: false,
             kinds: Vec::new(),
             singletons: Vec::new(),
             session: SessionOptions::default(),
@@ -261,6 +262,8 @@ pub struct NodeBuilder {
     recoveries: usize,
     max_open: u64,
     shutdown_timeout: Duration,
+    /// Whether entities do nothing without being called: for a node that only looks.
+    quiet: bool,
     kinds: Vec<Entry>,
     singletons: Vec<Result<Plan, NodeError>>,
     session: SessionOptions,
@@ -274,6 +277,10 @@ impl NodeBuilder {
     /// Adds a kind of entity.
     pub fn register<E: EventSourced>(self, entity: E) -> Self {
         self.register_arc(Arc::new(entity))
+    }
+
+    pub(crate) fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
     }
 
     pub(crate) fn register_arc<E: EventSourced>(mut self, entity: Arc<E>) -> Self {
@@ -557,7 +564,7 @@ impl NodeBuilder {
         let (cluster, forward) = (self.cluster.clone(), self.forward);
         let leader = Leader::new(&shared, Setup { cluster, transport, handlers, forward }, &env);
         let own = (self.shutdown_timeout, self.session, leader);
-        let started = assemble(shared, self.kinds, own, listening).await;
+        let started = assemble(shared, self.kinds, own, listening, self.quiet).await;
         if let (Ok(node), Some(cluster)) = (&started, &self.cluster) {
             node.occupy(cluster);
         }
@@ -611,6 +618,7 @@ async fn assemble(
     entries: Vec<Entry>,
     (shutdown_timeout, session, leader): (Duration, SessionOptions, Leader),
     listening: Option<AbortOnDrop>,
+    quiet: bool,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
     let mut all: Vec<Arc<dyn AnyKind>> = Vec::new();
@@ -631,7 +639,9 @@ async fn assemble(
     let host: Arc<dyn Host> =
         Arc::new(Desk { shared: Arc::downgrade(&shared), kinds: Arc::downgrade(&all) });
     let _ = shared.host.set(host.clone());
-    let _ = shared.diary.set(agendas.clone());
+    if !quiet {
+        let _ = shared.diary.set(agendas.clone());
+    }
     let root = start_root(shared.clone(), all.clone(), sweep).await?;
     let follower = match follow(&shared, &root, &all).await {
         Ok(follower) => follower,
@@ -648,7 +658,7 @@ async fn assemble(
     for task in [Some(following), listening].into_iter().flatten() {
         root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
     }
-    for shard in 0..shared.journal.shards() {
+    for shard in (0..shared.journal.shards()).filter(|_| !quiet) {
         let keeper = tokio::spawn(keep_agenda(shared.clone(), agendas.clone(), ShardId(shard)));
         root.cast(RootMessage::Keep(AbortOnDrop::new(&keeper))).map_err(actor_error)?;
     }

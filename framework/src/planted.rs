@@ -24,8 +24,8 @@ pub enum Planted {
     RememberedForgotten,
     /// A receiver takes each delivery for new.
     DeliveryRepeated,
-    /// An entity is put on the agenda after the batch that makes it needed.
-    AgendaTooLate,
+    /// An entity is not put on the agenda.
+    AgendaSkipped,
 }
 
 thread_local! {

@@ -58,7 +58,7 @@ pub struct EntitySettings {
     pub outbox: usize,
     /// Of how many entities one entity remembers which of their deliveries it carried out. Beyond it,
     /// those that were quiet for [`dedup_age`](Self::dedup_age) (12 hours at least) are forgotten; where
-    /// there are none, deliveries of others wait. 10 000 unless set.
+    /// there are none, deliveries of others are refused, and given up in the end. 10 000 unless set.
     pub senders: usize,
     /// Reminders that one entity may have at once. 64 unless set.
     pub reminders: usize,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use duractor_journal::Seq;
+use duractor_journal::{EntityId, EventRecord, Seq, Timestamp};
 use serde::Serialize;
 
 use crate::{
@@ -12,8 +12,9 @@ use crate::{
     entity::EventSourced,
     entity_ref::EntityRef,
     error::AskError,
+    event::Event,
     look::look,
-    meta::Meta,
+    meta::{Call, Meta, Reserved, is_reserved},
     node::NodeBuilder,
 };
 
@@ -34,6 +35,47 @@ pub async fn inspect<E: EventSourced, T: Send + 'static>(
 #[must_use]
 pub fn is_active<E: EventSourced>(entity: &EntityRef<E>) -> bool {
     entity.kind.find(&entity.id).is_some_and(|slot| slot.is_active())
+}
+
+/// A node whose entities do nothing without being called: it only looks.
+pub fn quiet(builder: NodeBuilder) -> NodeBuilder {
+    builder.quiet()
+}
+
+/// Whether an event is the framework's.
+#[must_use]
+pub fn is_kept(record: &EventRecord) -> bool {
+    is_reserved(&record.event.name)
+}
+
+/// A command that is kept, with its name and version.
+pub type Kept = (String, u16, Bytes);
+
+/// Where this event is that a command is to be delivered: to whom, and which.
+#[must_use]
+pub fn delivery(record: &EventRecord) -> Option<(EntityId, Kept)> {
+    match reserved(record)? {
+        Reserved::Deliver { to, call, .. } => Some((to, kept(call))),
+        _ => None,
+    }
+}
+
+/// Where this event is that a reminder was set: its name, when it is due, and its command.
+#[must_use]
+pub fn reminder(record: &EventRecord) -> Option<(String, Timestamp, Kept)> {
+    match reserved(record)? {
+        Reserved::Remind { name, due, call, .. } => Some((name, due, kept(call))),
+        _ => None,
+    }
+}
+
+fn reserved(record: &EventRecord) -> Option<Reserved> {
+    let event = &record.event;
+    Reserved::decode(&event.name, event.schema_version, &event.payload).ok()?.pop()
+}
+
+fn kept(Call { command, version, payload }: Call) -> Kept {
+    (command, version, payload)
 }
 
 /// [`NodeBuilder::register`] of an entity that several nodes share, one after the other.

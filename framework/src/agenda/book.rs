@@ -13,6 +13,8 @@ const LOOK_AGAIN: u64 = 30_000;
 /// The first wait after an entity could not be woken; it doubles up to the second.
 const RETRY_MIN: u64 = 100;
 const RETRY_MAX: u64 = 30_000;
+/// Of so many pieces of work of one entity it is counted how often it failed on them.
+const MAX_CRASHES: usize = 64;
 /// Wall clocks jump, so that no wait for one is longer than this.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
@@ -114,9 +116,14 @@ impl Book {
 
     /// It failed on a piece of work once more. Returns how often that was.
     pub(super) fn crashed(&mut self, id: &EntityId, work: (u8, u64)) -> u32 {
-        let crashes = self.plans.entry(id.clone()).or_default().crashes.entry(work).or_default();
-        *crashes += 1;
-        *crashes
+        let crashes = &mut self.plans.entry(id.clone()).or_default().crashes;
+        let count = crashes.entry(work).or_default();
+        *count += 1;
+        let count = *count;
+        if crashes.len() > MAX_CRASHES {
+            crashes.pop_first();
+        }
+        count
     }
 
     pub(super) fn crashes(&self, id: &EntityId, work: (u8, u64)) -> u32 {

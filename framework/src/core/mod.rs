@@ -288,6 +288,12 @@ impl<E: EventSourced> Core<E> {
             return Some(What::Repeat);
         }
         if let Some(origin) = &options.origin {
+            // Its sender asks again while the first one waits in the stash: that one is enough.
+            if self.stash.iter().any(|stashed| stashed.options().origin == options.origin) {
+                let (entity, waiting) = (self.context.entity.clone(), self.stash.len());
+                envelope.refuse(AskError::Busy { entity, waiting });
+                return Some(What::Read);
+            }
             match self.meta.judge(origin, now, &rules.settings) {
                 Judgement::New => {}
                 Judgement::Repeat(reply) => {

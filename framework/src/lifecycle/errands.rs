@@ -5,7 +5,7 @@
 //! begins it anew, from what is committed.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     mem,
     sync::Arc,
     time::Duration,
@@ -71,7 +71,7 @@ impl<E: EventSourced> Errands<E> {
     /// Whether a batch need not wait for the agenda.
     pub(super) fn may_write(&self, due: Option<Timestamp>) -> bool {
         #[cfg(feature = "planted")]
-        if crate::planted::is(crate::planted::Planted::AgendaTooLate) {
+        if crate::planted::is(crate::planted::Planted::AgendaSkipped) {
             return true;
         }
         match &self.inner {
@@ -201,7 +201,9 @@ impl<E: EventSourced> Incarnation<E> {
     /// Everything up to here is committed: begins what is to be done now.
     pub(super) fn follow_up(&mut self, committed: u64) {
         let Some(core) = &self.core else { return };
-        if core.meta().is_empty() || self.slot.kind.shared.refusal().is_some() {
+        let shared = &self.slot.kind.shared;
+        let quiet = shared.diary.get().is_none() || shared.refusal().is_some();
+        if core.meta().is_empty() || quiet {
             return;
         }
         let inner = self.errands.inner.get_or_insert_default();
@@ -212,7 +214,13 @@ impl<E: EventSourced> Incarnation<E> {
         self.plan(now);
     }
 
-    /// It was woken: by a caller's time, or because somebody took the shard.
+    /// It was recovered: all that it has is committed.
+    pub(super) fn take_up(&mut self) {
+        let outbox = self.core.as_ref().and_then(|core| core.meta().outbox());
+        self.follow_up(outbox.map_or(0, |outbox| outbox.last()));
+    }
+
+    /// It was woken: its time has come, or this node took the shard.
     pub(super) fn woken(&mut self) {
         let Some(core) = &mut self.core else { return };
         if core.meta().due().is_none() {
@@ -247,10 +255,9 @@ impl<E: EventSourced> Incarnation<E> {
                 return;
             }
             let errand = Errand::To(pending.to.clone());
-            if !inner.running.contains_key(&errand) {
+            if let Entry::Vacant(free) = inner.running.entry(errand.clone()) {
                 let work = deliver(self.slot.clone(), *number, pending.clone());
-                let task = begin(&self.slot, self.generation, errand.clone(), work);
-                inner.running.insert(errand, task);
+                free.insert(begin(&self.slot, self.generation, errand, work));
             }
         }
     }

@@ -181,7 +181,7 @@ impl<E: EventSourced> Incarnation<E> {
                 let now = self.slot.kind.shared.millis(Instant::now());
                 self.slot.open(myself);
                 self.slot.kind.activated(&self.slot, now);
-                self.follow_up(u64::MAX);
+                self.take_up();
                 Ok(())
             }
             // What was read is not to be judged where somebody else may have written meanwhile.

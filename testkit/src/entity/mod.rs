@@ -239,6 +239,72 @@
 //! [`state_of`](EntityTestKit::state_of) them. Side effects ([`then`](duractor::Effect::then)) run
 //! too, so give the entity something harmless to call.
 //!
+//! # Deliveries and reminders
+//! What an effect [delivers](duractor::Effect::deliver) is among what [`Happened`]:
+//! [`deliveries`](Happened::deliveries), and [`reminders`](Happened::reminders) that it set. They are
+//! carried out, too: a delivery to a kind that [`with`](EntityTestKitBuilder::with) adds changes that
+//! entity, and [`advance`](EntityTestKit::advance) brings reminders.
+//!
+//! ```
+//! # use duractor::{Command, Context, Effect, Event, EventSourced, Handle, Persist};
+//! # use duractor_testkit::EntityTestKit;
+//! # use std::time::Duration;
+//! # #[derive(Event, Debug, PartialEq)]
+//! # enum Changed { Opened, Closed, Counted }
+//! # #[derive(Command)]
+//! # #[command(reply = ())]
+//! # struct Open;
+//! # #[derive(Command, Debug, PartialEq)]
+//! # #[command(reply = ())]
+//! # struct Close;
+//! # #[derive(Command, Debug, PartialEq)]
+//! # #[command(reply = ())]
+//! # struct Count { by: u32 }
+//! # struct Shop;
+//! # struct Tally;
+//! # impl EventSourced for Shop {
+//! #     const KIND: &'static str = "shop";
+//! #     type State = bool;
+//! #     type Event = Changed;
+//! #     type Commands = (Open, Close);
+//! #     fn apply(open: &mut bool, event: &Changed) { *open = *event == Changed::Opened; }
+//! # }
+//! # impl EventSourced for Tally {
+//! #     const KIND: &'static str = "tally";
+//! #     type State = u32;
+//! #     type Event = Changed;
+//! #     type Commands = (Count,);
+//! #     fn apply(count: &mut u32, _: &Changed) { *count += 1; }
+//! # }
+//! # impl Handle<Close> for Shop {
+//! #     fn handle(&self, _: &bool, _: Close, _: &Context) -> Effect<Self, ()> {
+//! #         Self::persist(Changed::Closed).no_reply()
+//! #     }
+//! # }
+//! # impl Handle<Count> for Tally {
+//! #     fn handle(&self, _: &u32, _: Count, _: &Context) -> Effect<Self, ()> {
+//! #         Self::persist(Changed::Counted).no_reply()
+//! #     }
+//! # }
+//! impl Handle<Open> for Shop {
+//!     fn handle(&self, _: &bool, _: Open, _: &Context) -> Effect<Self, ()> {
+//!         Self::persist(Changed::Opened)
+//!             .deliver::<Tally, Count>("all", Count { by: 1 })
+//!             .remind_after("close", Duration::from_secs(8 * 60 * 60), Close)
+//!             .no_reply()
+//!     }
+//! }
+//!
+//! let mut kit = EntityTestKit::builder(Shop).with(Tally).start();
+//! let opened = kit.run(Open);
+//! assert_eq!(opened.deliveries::<Tally, Count>(), [("all".to_owned(), Count { by: 1 })]);
+//! assert_eq!(opened.reminders::<Close>().len(), 1);
+//! kit.crash();
+//! assert_eq!(kit.state_of::<Tally>("all"), 1);
+//! let passed = kit.advance(Duration::from_secs(8 * 60 * 60));
+//! assert_eq!(passed.events(), [Changed::Closed]);
+//! ```
+//!
 //! # Time
 //! A step takes 1 ms of the test's time, [`advance`](EntityTestKit::advance) what it is told, and no
 //! step real time. A step during which the entity has to wait, as for a restart after a failure,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use duractor::{
     AskError, EntityId, EntityRef, Env, EventSourced, Node, Seq,
-    testing::{inspect, register_shared},
+    testing::{inspect, quiet, register_shared},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
@@ -51,7 +51,8 @@ impl<E: EventSourced> Observer<E> {
     /// The state that a node beside the one under test recovers, with or without the snapshots.
     pub(super) async fn recover(&self, snapshots: bool) -> Result<Seen, String> {
         let view = || Arc::new(View { stores: self.stores.clone(), snapshots });
-        let builder = Node::builder("").env(self.env.clone()).journal(view()).snapshots(view());
+        let builder =
+            quiet(Node::builder("")).env(self.env.clone()).journal(view()).snapshots(view());
         let started = register_shared(builder, self.entity.clone()).start().await;
         let node = started.map_err(|error| error.to_string())?;
         let entity = node.entity::<E>(self.id.key()).map_err(|error| error.to_string())?;

@@ -5,7 +5,10 @@ use std::{
     ops::Deref,
 };
 
-use duractor::{AskError, Command, EventSourced, Seq};
+use duractor::{
+    AskError, Command, EventSourced, Handle, Seq, Timestamp,
+    testing::{Kept, delivery, reminder},
+};
 use duractor_journal::EventRecord;
 use tokio::sync::oneshot;
 
@@ -26,7 +29,37 @@ impl<E: EventSourced> Happened<E> {
         &self.events
     }
 
-    /// The same events as the journal holds them: name, version, payload, tags, time, request.
+    /// The commands that were [delivered](duractor::Effect::deliver) to entities of a kind, with the
+    /// keys of those, in their order: as the journal holds them, whether or not they have arrived.
+    ///
+    /// # Panics
+    /// Where one does not decode.
+    #[must_use]
+    #[track_caller]
+    pub fn deliveries<F: Handle<C>, C: Command>(&self) -> Vec<(String, C)> {
+        let all = self.records.iter().filter_map(delivery);
+        let of = all.filter(|(to, (command, _, _))| to.kind() == F::KIND && command == C::NAME);
+        of.map(|(to, kept)| (to.key().to_owned(), decoded(&kept))).collect()
+    }
+
+    /// The [reminders](duractor::Effect::remind_at) of this command that were set: their names, when
+    /// they are due, and the commands.
+    ///
+    /// # Panics
+    /// Where one does not decode.
+    #[must_use]
+    #[track_caller]
+    pub fn reminders<C: Command>(&self) -> Vec<(String, Timestamp, C)>
+    where
+        E: Handle<C>,
+    {
+        let all = self.records.iter().filter_map(reminder);
+        let of = all.filter(|(_, _, (command, _, _))| command == C::NAME);
+        of.map(|(name, due, kept)| (name, due, decoded(&kept))).collect()
+    }
+
+    /// The same events, and those of the framework beside them, as the journal holds them: name,
+    /// version, payload, tags, time, request.
     #[must_use]
     pub fn records(&self) -> &[EventRecord] {
         &self.records
@@ -83,6 +116,14 @@ impl<E: EventSourced> Happened<E> {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.active
+    }
+}
+
+#[track_caller]
+fn decoded<C: Command>((_, version, payload): &Kept) -> C {
+    match C::decode(*version, payload) {
+        Ok(command) => command,
+        Err(error) => panic!("what is kept of {} does not decode: {error}", C::schema()),
     }
 }
 

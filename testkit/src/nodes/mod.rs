@@ -42,7 +42,9 @@ use std::{sync::Arc, time::Duration};
 use duractor_journal::NodeId;
 use tokio::{task::JoinSet, time::timeout};
 
-use self::{clients::Client, errands::Errander, locks::Locker, plan::Plan, transfers::Teller, world::World};
+use self::{
+    clients::Client, errands::Errander, locks::Locker, plan::Plan, transfers::Teller, world::World,
+};
 use crate::{
     consistency::{
         Report, Violation,

@@ -29,8 +29,8 @@ pub enum Planted {
     RememberedForgotten,
     /// A receiver takes each delivery for new.
     DeliveryRepeated,
-    /// An entity is not put on the agenda before the batch that makes it needed.
-    AgendaTooLate,
+    /// An entity that has something to do is not put on the agenda.
+    AgendaSkipped,
 }
 
 impl Planted {
@@ -48,7 +48,7 @@ impl Planted {
         Planted::ReminderLost,
         Planted::RememberedForgotten,
         Planted::DeliveryRepeated,
-        Planted::AgendaTooLate,
+        Planted::AgendaSkipped,
     ];
 
     /// The name on the command line.
@@ -67,7 +67,7 @@ impl Planted {
             Planted::ReminderLost => "reminder-lost",
             Planted::RememberedForgotten => "remembered-forgotten",
             Planted::DeliveryRepeated => "delivery-repeated",
-            Planted::AgendaTooLate => "agenda-too-late",
+            Planted::AgendaSkipped => "agenda-skipped",
         }
     }
 
@@ -96,7 +96,7 @@ impl Planted {
             Planted::CoordinatorForgets => &[Break],
             Planted::PreparedForgotten => &[Kill, Transfer, Transfer],
             Planted::ReminderLost | Planted::RememberedForgotten => &[Transfer, Kill],
-            Planted::DeliveryRepeated | Planted::AgendaTooLate => &[CrashMany, Transfer, Kill],
+            Planted::DeliveryRepeated | Planted::AgendaSkipped => &[CrashMany, Transfer, Kill],
         }
     }
 }
@@ -120,7 +120,7 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::ReminderLost) => Some(Framework::ReminderLost),
         Some(Planted::RememberedForgotten) => Some(Framework::RememberedForgotten),
         Some(Planted::DeliveryRepeated) => Some(Framework::DeliveryRepeated),
-        Some(Planted::AgendaTooLate) => Some(Framework::AgendaTooLate),
+        Some(Planted::AgendaSkipped) => Some(Framework::AgendaSkipped),
         Some(_) | None => None,
     });
 }
