@@ -6,6 +6,7 @@
 //! it may depend on are committed.
 
 pub(crate) mod image;
+mod kept;
 pub(crate) mod pipeline;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -34,7 +35,7 @@ use crate::{
     error::AskError,
     event::Event,
     intent::{After, BoxEnvelope, Intent, TimerChange, panic_text},
-    meta::{Denied, Judgement, Meta, Reserved, Wish},
+    meta::{Meta, Reserved},
     settings::EntitySettings,
 };
 
@@ -287,32 +288,11 @@ impl<E: EventSourced> Core<E> {
             envelope.recall(&reply);
             return Some(What::Repeat);
         }
-        if let Some(origin) = &options.origin {
-            // Its sender asks again while the first one waits in the stash: that one is enough.
-            if self.stash.iter().any(|stashed| stashed.options().origin == options.origin) {
-                let (entity, waiting) = (self.context.entity.clone(), self.stash.len());
-                envelope.refuse(AskError::Busy { entity, waiting });
-                return Some(What::Read);
-            }
-            match self.meta.judge(origin, now, &rules.settings) {
-                Judgement::New => {}
-                Judgement::Repeat(reply) => {
-                    envelope.repeat(reply);
-                    return Some(What::Repeat);
-                }
-                Judgement::TooLate => {
-                    let entity = self.context.entity.clone();
-                    envelope.refuse(AskError::Forgotten { entity });
-                    return Some(What::Read);
-                }
-                Judgement::Full => {
-                    let (entity, limit) = (self.context.entity.clone(), rules.settings.senders);
-                    let what = "senders of deliveries";
-                    envelope.refuse(AskError::LimitReached { entity, what, limit });
-                    return Some(What::Read);
-                }
-            }
+        let known = self.answer_known(rules, now, envelope);
+        if known.is_some() {
+            return known;
         }
+        let options = envelope.options();
         let (expected, actual) = (options.expected_revision?, self.seq());
         if expected == actual {
             return None;
@@ -372,42 +352,6 @@ impl<E: EventSourced> Core<E> {
         let due = self.meta.due();
         let draft = Draft { expected, last, timestamp: now, request, events: encoded, due };
         Ok(Outcome { draft: Some((draft, bytes)), intent, snapshot })
-    }
-
-    /// The framework's events that come of the wishes.
-    fn grant(
-        &self,
-        rules: &Rules<E>,
-        now: Timestamp,
-        wishes: Vec<Wish>,
-    ) -> Result<Vec<Reserved>, Halt> {
-        if wishes.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.meta.grant(wishes, now, &rules.settings).map_err(|denied| match denied {
-            Denied::Limit(what, limit) => self.limit(what, limit),
-            Denied::Error(error) => Halt::Refuse(error),
-        })
-    }
-
-    /// Takes in one event of the framework and adds it to the batch. Returns its bytes.
-    fn keep(
-        &mut self,
-        rules: &Rules<E>,
-        now: Timestamp,
-        event: Reserved,
-        encoded: &mut Vec<NewEvent>,
-    ) -> Result<usize, Halt> {
-        let schema = event.schema();
-        let payload = event.encode().map_err(crash)?;
-        let bytes = payload.len();
-        if bytes > rules.limits.max_payload_bytes {
-            return Err(Halt::Crash(format!("{:?} has {bytes} bytes", schema.name)));
-        }
-        encoded.push(NewEvent::new(schema.name, schema.version, payload));
-        self.meta.apply(event, now, &rules.settings);
-        self.context.revision = self.seq().next();
-        Ok(bytes)
     }
 
     /// Encodes a batch and checks it against the journal's limits, before anything is changed.

@@ -21,6 +21,7 @@ mod shadow;
 mod snapshot;
 mod stopping;
 mod tenure;
+mod work;
 
 use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
@@ -53,7 +54,7 @@ struct Incarnation<E: EventSourced> {
     timers: BTreeMap<u64, Timer<E>>,
     next_timer: u64,
     /// What it does without being called.
-    errands: Errands<E>,
+    errands: Errands,
     end: End,
     /// Set by recovery. Nothing is done under another one.
     tenure: Tenure,
