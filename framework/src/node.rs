@@ -17,7 +17,7 @@ use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 use futures_util::future::{BoxFuture, join_all};
 
 use crate::{
-    agenda::{Agenda, Agendas, keep as keep_agenda},
+    agenda::{Agenda, Agendas, keep as keep_agenda, nothing_in},
     cluster::{Cluster, Tenant},
     codec::{Schema, SchemaError, check_schemas},
     command::Command,
@@ -658,8 +658,10 @@ async fn assemble(
     for task in [Some(following), listening].into_iter().flatten() {
         root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
     }
-    for shard in (0..shared.journal.shards()).filter(|_| !quiet) {
-        let keeper = tokio::spawn(keep_agenda(shared.clone(), agendas.clone(), ShardId(shard)));
+    for shard in (0..shared.journal.shards()).filter(|_| !quiet).map(ShardId) {
+        let nothing = nothing_in(&shared, &agendas, shard).await;
+        let keeper = keep_agenda(shared.clone(), agendas.clone(), shard, nothing);
+        let keeper = tokio::spawn(keeper);
         root.cast(RootMessage::Keep(AbortOnDrop::new(&keeper))).map_err(actor_error)?;
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");

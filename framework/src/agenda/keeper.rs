@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use duractor_journal::{JournalError, ShardId};
+use duractor_journal::{JournalError, Seq, ShardId, Term};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::oneshot,
@@ -21,8 +21,22 @@ const AT_ONCE: usize = 32;
 /// The wait between two attempts to read the agenda.
 const READ_AGAIN: Duration = Duration::from_millis(100);
 
-/// Keeps a shard's agenda whenever this node owns the shard, until the node shuts down.
-pub(crate) async fn keep(shared: Arc<Shared>, agendas: Arc<Agendas>, shard: ShardId) {
+/// The epoch under which a shard is owned whose agenda has nothing: looked up while the node starts, so
+/// that one which is up reads nothing by itself that is not needed.
+pub(crate) async fn nothing_in(shared: &Shared, agendas: &Agendas, shard: ShardId) -> Option<Term> {
+    let epoch = shared.shard(shard)?.hold.epoch()?;
+    let head = shared.journal.head(&agendas.of(shard)?.agenda).await.ok()?;
+    (head.last_seq == Seq::ZERO).then_some(epoch)
+}
+
+/// Keeps a shard's agenda whenever this node owns the shard, until the node shuts down. `nothing` as
+/// [`nothing_in`] says.
+pub(crate) async fn keep(
+    shared: Arc<Shared>,
+    agendas: Arc<Agendas>,
+    shard: ShardId,
+    nothing: Option<Term>,
+) {
     let Some(hold) = shared.shard(shard).map(|shard| &shard.hold) else { return };
     let Some(of) = agendas.of(shard) else { return };
     loop {
@@ -36,15 +50,18 @@ pub(crate) async fn keep(shared: Arc<Shared>, agendas: Arc<Agendas>, shard: Shar
             biased;
             () = shared.closing() => return,
             () = hold.lost(epoch) => {}
-            () = run(&shared, &agendas, of) => {}
+            () = run(&shared, &agendas, of, nothing == Some(epoch)) => {}
         }
         // What was planned is for the next owner to read.
         *of.book() = Book::default();
     }
 }
 
-async fn run(shared: &Shared, agendas: &Agendas, of: &OfShard) {
+async fn run(shared: &Shared, agendas: &Agendas, of: &OfShard, is_empty: bool) {
     let entries = loop {
+        if is_empty {
+            break Entries::new();
+        }
         match read(shared, agendas, of).await {
             Ok(entries) => break entries,
             Err(error) => {
@@ -84,7 +101,7 @@ fn spoil(mut entry: super::entity::Entry) -> super::entity::Entry {
 async fn read(shared: &Shared, agendas: &Agendas, of: &OfShard) -> Result<Entries, AskError> {
     let head = shared.journal.head(&of.agenda).await;
     let head = head.map_err(|error: JournalError| AskError::journal(error))?;
-    if head.last_seq.0 == 0 {
+    if head.last_seq == Seq::ZERO {
         return Ok(Entries::new());
     }
     let kind = agendas.kind.upgrade().ok_or(AskError::ShuttingDown)?;

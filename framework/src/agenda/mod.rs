@@ -33,7 +33,10 @@ use self::{
     book::Book,
     entity::{Enter, Leave, agenda_of},
 };
-pub(crate) use self::{entity::Agenda, keeper::keep};
+pub(crate) use self::{
+    entity::Agenda,
+    keeper::{keep, nothing_in},
+};
 use crate::{
     command::Command,
     delivery::{Away, away},
