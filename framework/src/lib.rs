@@ -98,6 +98,7 @@
 //!
 //! ```text
 //! codec, event, command     names, versions and bytes
+//! load                      how much is asked of which shard and entity
 //! entity, intent, effect    what a user writes, and what a handler decides
 //! delivery, commands        a command with its caller; one that arrives as bytes
 //! route                     commands on their way to other nodes, and from them
@@ -145,6 +146,7 @@ mod kind;
 mod ledger;
 mod lifecycle;
 pub mod link;
+pub mod load;
 mod node;
 mod parts;
 mod replica;

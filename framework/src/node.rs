@@ -51,6 +51,7 @@ pub struct Node {
     kinds: Arc<Kinds>,
     all: AllKinds,
     root: Root,
+    cluster: Option<Cluster>,
     shutdown_timeout: Duration,
 }
 
@@ -107,11 +108,15 @@ impl Node {
         Ok(find_kind::<E>(&self.kinds)?.active())
     }
 
-    /// Takes no more commands, answers every accepted one, saves the snapshots that are due, stops
+    /// In a cluster, hands this node's leaderships to others first, within `cluster.hand_over_ms`, so that
+    /// its shards are served on at once. Takes no more commands, answers every accepted one, saves the snapshots that are due, stops
     /// the entities and closes journal and snapshot store. Commands that are not done within the
     /// builder's `shutdown_timeout` are refused. Returns when all that is done, also where another
     /// call did it.
     pub async fn shutdown(&self) {
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| self.shared.refusal().is_none()) {
+            cluster.step_down_as_configured().await;
+        }
         if self.shared.close() {
             tracing::info!("the node is shutting down");
         }
@@ -128,7 +133,9 @@ impl Node {
     }
 
     /// The cluster asks this node's entities before it changes a group that is led here.
-    fn occupy(&self, cluster: &Cluster) {
+    fn occupy(&mut self, cluster: &Cluster) {
+        cluster.measure(Arc::downgrade(&self.shared.load));
+        self.cluster = Some(cluster.clone());
         let tenant: Arc<dyn Tenant> = Arc::new(Entities(Arc::downgrade(&self.shared)));
         cluster.occupy(Arc::downgrade(&tenant));
         // It is set here alone.
@@ -352,8 +359,8 @@ impl NodeBuilder {
             self.recoveries,
             self.max_open,
         );
-        let started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
-        if let (Ok(node), Some(cluster)) = (&started, &self.cluster) {
+        let mut started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
+        if let (Ok(node), Some(cluster)) = (&mut started, &self.cluster) {
             node.occupy(cluster);
         }
         let started = started.and_then(|node| node.run_singletons(singletons));
@@ -430,7 +437,7 @@ async fn assemble(
         root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
-    Ok(Node { shared, kinds, all, root, shutdown_timeout })
+    Ok(Node { shared, kinds, all, root, cluster: None, shutdown_timeout })
 }
 
 /// Where commands of other nodes' callers arrive.

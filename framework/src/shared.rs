@@ -23,6 +23,7 @@ use crate::{
     error::{AskError, has_stopped},
     hold::{Hold, Tenure},
     ledger::Ledger,
+    load::Load,
     replica::Replicas,
     route::{Arrived, Router},
     task::until,
@@ -147,6 +148,8 @@ pub(crate) struct Shared {
     /// Commands that may be open on the node at once.
     pub(crate) max_open: u64,
     pub(crate) ledger: Ledger,
+    /// How much is asked of the shards.
+    pub(crate) load: Arc<Load>,
     /// Instants are counted from here, to keep them small.
     pub(crate) start: Instant,
     pub(crate) shards: OnceLock<Vec<Shard>>,
@@ -176,7 +179,9 @@ impl Shared {
         max_open: u64,
     ) -> Arc<Self> {
         let limits = journal.limits();
+        let load = Arc::new(Load::new(journal.shards()));
         Arc::new(Self {
+            load,
             env,
             journal,
             snapshots,
