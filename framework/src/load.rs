@@ -131,9 +131,8 @@ impl Load {
         }
         rates.window = now;
         for (n, counter) in self.shards.iter().enumerate() {
-            let top = std::mem::take(
-                &mut *counter.top.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            let top =
+                std::mem::take(&mut *counter.top.lock().unwrap_or_else(PoisonError::into_inner));
             rates.entities[n] = top.told(window.as_millis() as u64);
         }
     }

@@ -24,12 +24,7 @@ fn events_keep_their_bytes() {
             "03613a31090201016e0172030c",
         ),
         (
-            &[ClusterEvent::Joining {
-                member,
-                address: text("a:1"),
-                token: 7,
-                reason: text("r"),
-            }],
+            &[ClusterEvent::Joining { member, address: text("a:1"), token: 7, reason: text("r") }],
             "member-joining",
             1,
             "03613a310201017207",
@@ -41,24 +36,9 @@ fn events_keep_their_bytes() {
             1,
             "03613a3102010172",
         ),
-        (
-            &[ClusterEvent::Leaving { member, reason: text("r") }],
-            "member-leaving",
-            1,
-            "02010172",
-        ),
-        (
-            &[ClusterEvent::Removing { member, reason: text("r") }],
-            "member-removing",
-            1,
-            "02010172",
-        ),
-        (
-            &[ClusterEvent::Removed { member, reason: text("r") }],
-            "member-removed",
-            1,
-            "02010172",
-        ),
+        (&[ClusterEvent::Leaving { member, reason: text("r") }], "member-leaving", 1, "02010172"),
+        (&[ClusterEvent::Removing { member, reason: text("r") }], "member-removing", 1, "02010172"),
+        (&[ClusterEvent::Removed { member, reason: text("r") }], "member-removed", 1, "02010172"),
         (
             &[ClusterEvent::Recovered {
                 cluster_id: 9,
@@ -100,12 +80,7 @@ fn events_of_level_2_keep_their_bytes() {
         ),
         (&[ClusterEvent::Resumed { member, reason: reason() }], "member-resumed", 1, "02010172"),
         (&[ClusterEvent::Absent { member, reason: reason() }], "member-absent", 1, "02010172"),
-        (
-            &[ClusterEvent::Returned { member, reason: reason() }],
-            "member-returned",
-            1,
-            "02010172",
-        ),
+        (&[ClusterEvent::Returned { member, reason: reason() }], "member-returned", 1, "02010172"),
         (&[ClusterEvent::Paused { reason: reason() }], "rebalance-paused", 1, "0172"),
         (&[ClusterEvent::Unpaused { reason: reason() }], "rebalance-resumed", 1, "0172"),
         (
@@ -136,11 +111,12 @@ fn events_of_level_2_keep_their_bytes() {
             &[ClusterEvent::LeaderPreferred {
                 shard: ShardId(3),
                 node: Some(NodeId(2)),
+                pinned: true,
                 reason: reason(),
             }],
             "leader-preferred",
             1,
-            "0102017203",
+            "010201017203",
         ),
     ]);
 }

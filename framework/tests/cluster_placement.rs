@@ -176,7 +176,10 @@ fn few_replicas_move_when_a_node_comes_or_goes() {
             let after = placement(&sites, 64, 3).places();
             let share = 64 * 3 / (count + 1);
             for moved in [moved(&before, &after), moved(&after, &before)] {
-                assert!(moved <= 2 * share, "{count} nodes in {zones} zones: {moved}, share {share}");
+                assert!(
+                    moved <= 2 * share,
+                    "{count} nodes in {zones} zones: {moved}, share {share}"
+                );
             }
         }
     }

@@ -15,7 +15,7 @@ use super::{
     properties::{About, Affinity, DrainMode},
     records::Records,
     shared::Shared,
-    state::Phase,
+    state::{Phase, Wish},
     wire::{Message, Operation, Reply, Request},
 };
 
@@ -26,7 +26,11 @@ pub(super) struct Decider {
 }
 
 impl Decider {
-    pub(super) async fn moved(&mut self, member: Member, address: String) -> Result<(), ClusterError> {
+    pub(super) async fn moved(
+        &mut self,
+        member: Member,
+        address: String,
+    ) -> Result<(), ClusterError> {
         let known = self.records.state.members.get(&member);
         if known.is_some_and(|known| known.address != address) {
             let reason = "the node says so".to_owned();
@@ -98,7 +102,8 @@ impl Decider {
         token: u64,
         about: Option<About>,
     ) -> Result<Reply, ClusterError> {
-        let (level, needed) = (about.as_ref().map_or(1, |about| about.level), self.records.state.level);
+        let (level, needed) =
+            (about.as_ref().map_or(1, |about| about.level), self.records.state.level);
         if level < needed {
             let reason = format!(
                 "the release of node {node} understands the cluster's state up to level {level}, and \
@@ -226,13 +231,15 @@ impl Decider {
                 bound(shard, affinity, reason)
             }
             Operation::PreferLeader { shard, node } => {
-                if settings.leaders.get(&shard) == node.as_ref() {
+                if settings.leaders.get(&shard).copied()
+                    == node.map(|node| Wish { node, pinned: true })
+                {
                     return Ok(Reply::Done);
                 }
                 if let Some(node) = node {
                     self.member(node)?;
                 }
-                ClusterEvent::LeaderPreferred { shard, node, reason }
+                ClusterEvent::LeaderPreferred { shard, node, pinned: true, reason }
             }
         };
         self.record(event).await?;

@@ -218,6 +218,8 @@ pub enum ClusterEvent {
         shard: ShardId,
         /// Who; nobody in particular where it is `None`.
         node: Option<NodeId>,
+        /// Whether an operator said so: then it is not changed because of load.
+        pinned: bool,
         /// Why.
         reason: String,
     },

@@ -190,8 +190,11 @@ fn why_leader(
     if !wanted.contains(&from) {
         return format!("{from} does not keep it any more");
     }
-    if state.settings.leaders.get(&shard) == Some(&to.node) {
-        return format!("{to} is asked for");
+    if let Some(wish) = state.settings.leaders.get(&shard).filter(|wish| wish.node == to.node) {
+        return match wish.pinned {
+            true => format!("{to} is asked for"),
+            false => "what is asked of the nodes is evened out".to_owned(),
+        };
     }
     if state.settings.affinity.contains_key(&shard) {
         return "the shard is bound".to_owned();

@@ -14,6 +14,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::{
+    balance::{Balancer, Rules},
     decide::Decider,
     error::ClusterError,
     event::ClusterEvent,
@@ -60,6 +61,7 @@ pub(super) struct Manager;
 pub(super) struct ManagerState {
     shared: Arc<Shared>,
     decider: Decider,
+    balancer: Balancer,
     ticking: Arc<AtomicBool>,
     reached: BTreeSet<String>,
 }
@@ -76,7 +78,8 @@ impl Actor for Manager {
         (shared, records, ticking): Self::Arguments,
     ) -> Result<ManagerState, ActorProcessingErr> {
         let decider = Decider { shared: shared.clone(), records };
-        Ok(ManagerState { shared, decider, ticking, reached: BTreeSet::new() })
+        let (balancer, reached) = (Balancer::default(), BTreeSet::new());
+        Ok(ManagerState { shared, decider, balancer, ticking, reached })
     }
 
     async fn handle(
@@ -221,12 +224,26 @@ impl ManagerState {
                 step => carry_out(&self.shared, self.decider.records.state.revision, step, &view),
             }
         }
+        self.balance(&view).await?;
         self.tell_overview(&view);
         let silent = (0..self.decider.records.state.shards).map(ShardId);
         let silent: Vec<_> = silent.filter(|shard| !view.groups.contains_key(shard)).collect();
         let what = format!("nobody reports to lead {silent:?}");
         self.shared.problem("shards", (!silent.is_empty()).then_some(what));
         Ok(())
+    }
+
+    /// Moves a leadership because of load, where that is due.
+    async fn balance(&mut self, view: &View) -> Result<(), ClusterError> {
+        let rules = Rules::of_margin(self.shared.config.cluster.load_margin_percent);
+        let now_ms = self.shared.started.elapsed().as_millis() as u64;
+        let state = &self.decider.records.state;
+        match self.balancer.look(state, view, rules, now_ms) {
+            Some(event) if event.level() <= view.level(state) => {
+                self.decider.records.record(&event).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells everybody who understands it how the cluster is balanced.

@@ -22,7 +22,7 @@
 //! | [`properties`], [`event`], [`state`] | what members are, what happened to the cluster, and what it amounts to |
 //! | `spread`, [`placement`] | which node keeps which shard. Pure |
 //! | [`view`], `wanted`, [`checks`] | what the leader of shard 0 sees, what the state wants; what may be drained, removed, stopped. Pure |
-//! | `noted`, [`plan`](mod@plan), [`forecast`], [`overview`] | what to record, the next steps, a dry run, how far it is. Pure |
+//! | `noted`, [`plan`](mod@plan), [`balance`], [`forecast`], [`overview`] | what to record, the next steps, what to move for load, a dry run, how far it is. Pure |
 //! | `identity`, `audit`, `damage` | the data directory: whose it is, what was done to it, setting it aside |
 //! | `wire`, `calls` | what nodes say to each other |
 //! | `gate` | nobody but members gets through to the journal |
@@ -34,6 +34,7 @@
 //! | [`status`], `links`, `start`, `handle`, `operate` | the ways in: [`Cluster`] |
 
 mod audit;
+pub mod balance;
 mod calls;
 pub mod checks;
 pub mod connect;

@@ -83,9 +83,10 @@ pub(super) fn overview(state: &ClusterState, view: &View) -> BalanceStatus {
     let waiting: BTreeSet<u16> = moves.iter().map(|one| one.shard).collect();
     let waiting: Vec<u16> = waiting.difference(&moving).copied().collect();
     let known = usize::from(state.shards).saturating_sub(unknown.len());
-    let absent = state.members.iter().filter(|(_, known)| {
-        known.absent_since_ms.is_some() && known.phase != Phase::Removed
-    });
+    let absent = state
+        .members
+        .iter()
+        .filter(|(_, known)| known.absent_since_ms.is_some() && known.phase != Phase::Removed);
     let present = state.members.iter().filter(|(_, known)| known.phase != Phase::Removed);
     let loads: Vec<&ShardLoad> = view.loads.values().collect();
     BalanceStatus {

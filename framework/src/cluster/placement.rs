@@ -90,14 +90,20 @@ impl Placement {
         for (n, voters) in voters.into_iter().enumerate() {
             let shard = ShardId(n as u16);
             let candidates = self.candidates(shard, &voters);
-            let asked = self.leaders.get(&shard).filter(|node| candidates.contains(node));
             let choice = |node: &&NodeId| (self.burden(&led, **node), Reverse(hash(shard, **node)));
-            let best = asked.or_else(|| candidates.iter().min_by_key(choice)).copied();
-            let Some(preferred) = best else { continue };
+            let Some(preferred) = candidates.iter().min_by_key(choice).copied() else { continue };
             *led.entry(preferred).or_default() += 1;
             places.push(Place { voters, candidates, preferred });
         }
         self.even_out(&mut places, &mut led);
+        // Last, so that a wish moves the leadership of its shard and no other.
+        for (shard, node) in &self.leaders {
+            if let Some(place) = places.get_mut(usize::from(shard.0))
+                && place.candidates.contains(node)
+            {
+                place.preferred = *node;
+            }
+        }
         places
     }
 
@@ -117,10 +123,7 @@ impl Placement {
         let mut moved = true;
         while moved {
             moved = false;
-            for (n, place) in places.iter_mut().enumerate() {
-                if self.leaders.get(&ShardId(n as u16)) == Some(&place.preferred) {
-                    continue;
-                }
+            for place in places.iter_mut() {
                 let choice = |node: &&NodeId| (self.burden(led, **node), **node);
                 let Some(least) = place.candidates.iter().min_by_key(choice).copied() else {
                     continue;
@@ -182,8 +185,7 @@ impl Placement {
 
     /// First the shards that had better be somewhere, then the others around them.
     fn spread(&self, copies: usize) -> Vec<BTreeSet<NodeId>> {
-        let mut voters: Vec<BTreeSet<NodeId>> =
-            vec![BTreeSet::new(); usize::from(self.shards)];
+        let mut voters: Vec<BTreeSet<NodeId>> = vec![BTreeSet::new(); usize::from(self.shards)];
         let mut given: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (shard, affinity) in &self.affinity {
             let Some(voters) = voters.get_mut(usize::from(shard.0)) else { continue };
@@ -208,7 +210,8 @@ impl Placement {
         voters: &mut [BTreeSet<NodeId>],
         level: Level,
     ) {
-        let name = |node: &NodeId| self.sites.get(node).map(|site| level.of(&site.properties, *node));
+        let name =
+            |node: &NodeId| self.sites.get(node).map(|site| level.of(&site.properties, *node));
         let mut groups: BTreeMap<Name<'_>, Vec<NodeId>> = BTreeMap::new();
         for node in nodes {
             if let Some(name) = name(node) {

@@ -74,7 +74,16 @@ pub struct Settings {
     /// Where shards had better be.
     pub affinity: BTreeMap<ShardId, Affinity>,
     /// Who had better lead.
-    pub leaders: BTreeMap<ShardId, NodeId>,
+    pub leaders: BTreeMap<ShardId, Wish>,
+}
+
+/// Who had better lead a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Wish {
+    /// Who.
+    pub node: NodeId,
+    /// Whether an operator said so: then it is not changed because of load.
+    pub pinned: bool,
 }
 
 /// The cluster's state, folded from its events.
@@ -161,7 +170,9 @@ impl ClusterState {
                 }
                 self.put(*member, address, 0, Phase::Joined, reason, at);
             }
-            ClusterEvent::Described { member, roles, zone, rack, version, weight, level, .. } => {
+            ClusterEvent::Described {
+                member, roles, zone, rack, version, weight, level, ..
+            } => {
                 if let Some(state) = self.members.get_mut(member) {
                     state.level = *level;
                     state.properties = Properties {
@@ -220,9 +231,10 @@ impl ClusterState {
                 settings.affinity.remove(shard);
                 settings.affinity.extend(affinity.map(|affinity| (*shard, affinity)));
             }
-            ClusterEvent::LeaderPreferred { shard, node, .. } => {
+            ClusterEvent::LeaderPreferred { shard, node, pinned, .. } => {
+                let wish = node.map(|node| (*shard, Wish { node, pinned: *pinned }));
                 settings.leaders.remove(shard);
-                settings.leaders.extend(node.map(|node| (*shard, node)));
+                settings.leaders.extend(wish);
             }
             _ => {}
         }

@@ -22,6 +22,6 @@ pub(super) fn placement(state: &ClusterState, view: &View) -> Placement {
         modulo: state.settings.modulo,
         newest_leads: state.settings.newest_leads,
         affinity: state.settings.affinity.clone(),
-        leaders: state.settings.leaders.clone(),
+        leaders: state.settings.leaders.iter().map(|(shard, wish)| (*shard, wish.node)).collect(),
     }
 }

@@ -55,7 +55,12 @@ pub const KEYS: &[Key] = &[
     key("node.data_dir", "data", Path, "The folder with everything that this node keeps"),
     key("node.roles", "", Names, "What the node is for; shards can be bound to nodes of a role"),
     key("node.zone", "", Name, "What fails together: replicas are spread over zones first"),
-    key("node.rack", "", Name, "What fails together within a zone: they are spread over racks next"),
+    key(
+        "node.rack",
+        "",
+        Name,
+        "What fails together within a zone: they are spread over racks next",
+    ),
     key("node.version", "", Version, "The version of the application, as 1.4.0"),
     key("node.weight", "100", Number(1, 10_000), "How much the node carries beside others"),
     key("cluster.name", "duractor", Name, "The cluster's name; nodes of another are refused"),

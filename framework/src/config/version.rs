@@ -98,8 +98,18 @@ mod tests {
     #[test]
     fn versions_are_ordered_as_released() {
         let rows = [
-            "0.9.0", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta.2",
-            "1.0.0-beta.11", "1.0.0-rc.1", "1.0.0", "1.0.1", "1.2.0", "1.10.0", "2.0.0",
+            "0.9.0",
+            "1.0.0-alpha",
+            "1.0.0-alpha.1",
+            "1.0.0-alpha.beta",
+            "1.0.0-beta.2",
+            "1.0.0-beta.11",
+            "1.0.0-rc.1",
+            "1.0.0",
+            "1.0.1",
+            "1.2.0",
+            "1.10.0",
+            "2.0.0",
         ];
         let versions: Vec<Version> = rows.iter().map(|row| row.parse().expect(row)).collect();
         for pair in versions.windows(2) {
@@ -110,7 +120,18 @@ mod tests {
         }
         let one = |text: &str| text.parse::<Version>();
         assert_eq!(one("1.0.0+a.1"), one("1.0.0+b"), "what is built is of no account");
-        for bad in ["", "1", "1.2", "1.2.3.4", "a.b.c", "1.2.3-", "1.2.3-a..b", "1.2.3+", "+1.2.3", "1.2.-3"] {
+        for bad in [
+            "",
+            "1",
+            "1.2",
+            "1.2.3.4",
+            "a.b.c",
+            "1.2.3-",
+            "1.2.3-a..b",
+            "1.2.3+",
+            "+1.2.3",
+            "1.2.-3",
+        ] {
             assert!(one(bad).is_err(), "{bad}");
         }
     }

@@ -19,11 +19,14 @@
 //! | `wires` | a node's links |
 //! | `world`, `life` | the nodes; the life of a process |
 //! | `clients` | the load |
+//! | `health` | whether all members, groups and entities are as they should be |
+//! | `upkeep` | what operators do: draining, restarting, pausing |
 //! | `trouble` | what goes wrong |
 //! | `settle` | the end of a run |
 
 mod account;
 mod clients;
+mod health;
 mod history;
 mod life;
 mod plan;
@@ -31,6 +34,7 @@ mod planted;
 mod resource;
 mod settle;
 mod trouble;
+mod upkeep;
 mod wires;
 mod world;
 
@@ -79,8 +83,8 @@ async fn all(world: &Arc<World>) -> u64 {
     for id in world.nodes.keys().copied() {
         world.start(id, id == NodeId(1));
     }
-    settle::whole(world).await;
-    settle::all_serve(world).await;
+    health::whole(world).await;
+    health::all_serve(world).await;
     let mut tasks = JoinSet::new();
     for _ in 0..world.plan.clients {
         tasks.spawn(Client::new(world).run());
@@ -97,13 +101,15 @@ async fn all(world: &Arc<World>) -> u64 {
     if timeout(Duration::from_secs(30), ended).await.is_err() {
         world.violated("V: what was under way never ended");
     }
-    for step in 0..3 {
+    for step in 0..4 {
         if world.notes().violation.is_some() {
             return 0;
         }
         match step {
             0 => settle::serve_again(world).await,
-            1 => settle::whole(world).await,
+            1 => health::whole(world).await,
+            2 if world.plan.rehearsal => upkeep::rehearse(world).await,
+            2 => upkeep::balanced(world).await,
             _ => match settle::compare(world).await {
                 Ok(checked) => return checked,
                 Err(what) => world.violated(what),

@@ -11,12 +11,18 @@ pub enum Planted {
     PromiseForgotten,
     /// Leadership is handed over while the shard's singletons still run.
     HandOverUnstopped,
+    /// Shards are moved on what was reported long ago, whatever has become of them.
+    StaleView,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 3] =
-        [Planted::AckBeforeFsync, Planted::PromiseForgotten, Planted::HandOverUnstopped];
+    pub const ALL: [Planted; 4] = [
+        Planted::AckBeforeFsync,
+        Planted::PromiseForgotten,
+        Planted::HandOverUnstopped,
+        Planted::StaleView,
+    ];
 
     /// The name on the command line.
     #[must_use]
@@ -25,22 +31,25 @@ impl Planted {
             Planted::AckBeforeFsync => "ack-before-fsync",
             Planted::PromiseForgotten => "promise-forgotten",
             Planted::HandOverUnstopped => "hand-over-unstopped",
+            Planted::StaleView => "stale-view",
         }
     }
 
-    /// Whether this build can plant it: bugs inside of the journal need the feature `planted`.
+    /// Whether this build can plant it: bugs inside of the crates need the feature `planted`.
     #[must_use]
     pub fn available(self) -> bool {
-        cfg!(feature = "planted") || self != Planted::PromiseForgotten
+        let inside = matches!(self, Planted::PromiseForgotten | Planted::StaleView);
+        cfg!(feature = "planted") || !inside
     }
 
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Crash, CrashMany, LeaderAlone, Transfer};
+        use Trouble::{Crash, CrashMany, LeaderAlone, Maintain, Transfer};
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
+            Planted::StaleView => &[Maintain, Transfer, Transfer],
         }
     }
 }
@@ -48,9 +57,14 @@ impl Planted {
 /// Plants a bug on this thread, or takes it away.
 #[cfg(feature = "planted")]
 pub(super) fn plant(bug: Option<Planted>) {
+    use duractor::cluster::planted as cluster;
     use duractor_journal::planted::{Planted as Inside, plant};
     plant(match bug {
         Some(Planted::PromiseForgotten) => Some(Inside::PromiseForgotten),
+        Some(_) | None => None,
+    });
+    cluster::plant(match bug {
+        Some(Planted::StaleView) => Some(cluster::Planted::StaleView),
         Some(_) | None => None,
     });
 }
