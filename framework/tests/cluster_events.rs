@@ -50,13 +50,6 @@ fn events_keep_their_bytes() {
             1,
             "03613a310902010172",
         ),
-    ]);
-}
-#[test]
-fn events_of_level_2_keep_their_bytes() {
-    let member = Member::new(2, 1);
-    let reason = || "r".to_owned();
-    golden::<ClusterEvent>(&[
         (
             &[ClusterEvent::Described {
                 member,

@@ -1,11 +1,11 @@
 //! What only the leader of shard 0 may do: letting members in and out, and what operators ask for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use duractor_journal::{Member, NodeId, ShardId};
 
 use super::{
-    checks::{check_drain, check_removal, check_rest, drain_status},
+    checks::{check_drain, check_removal, check_rest, drain_status, list},
     error::{ClusterError, Refusal},
     event::ClusterEvent,
     execute::call_off,
@@ -18,6 +18,9 @@ use super::{
     state::{Phase, Wish},
     wire::{Message, Operation, Reply, Request},
 };
+
+/// A group that has a leader is heard of within this time.
+const INFORMED: Duration = Duration::from_secs(1);
 
 /// Decides, and records what was decided.
 pub(super) struct Decider {
@@ -65,6 +68,7 @@ impl Decider {
         }
         self.records.refresh_all().await?;
         self.shared.set_state(&self.records.state);
+        self.check_informed(&request)?;
         match request {
             Request::Join { node, address, token, about } => {
                 self.join(node, address, token, about).await
@@ -92,6 +96,25 @@ impl Decider {
             }
             Request::Which | Request::Order { .. } | Request::CallOff { .. } => Ok(Reply::Done),
         }
+    }
+
+    /// A group of which nothing is heard for a moment only is about to be heard of: it has got another
+    /// leader, or this node has just begun to lead the cluster.
+    fn check_informed(&self, request: &Request) -> Result<(), Refusal> {
+        let needs = matches!(
+            request,
+            Request::Leave
+                | Request::Remove { .. }
+                | Request::Forecast { .. }
+                | Request::Operate { operation: Operation::Drain { .. }, .. }
+        );
+        let silent = self.shared.silent_for();
+        if needs && silent.iter().any(|(_, silent)| *silent < INFORMED) {
+            let shards: Vec<ShardId> = silent.into_iter().map(|(shard, _)| shard).collect();
+            let reason = format!("nobody has reported yet to lead {}", list(&shards));
+            return Err(Refusal::NotNow { reason });
+        }
+        Ok(())
     }
 
     /// Lets a node in, with an empty disk: its next incarnation.

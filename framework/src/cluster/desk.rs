@@ -88,7 +88,7 @@ impl Desk {
             }
             Message::Answer { id, reply } => shared.calls.answered(from, id, reply),
             Message::Report { groups, about, loads } if known => {
-                shared.reported(groups.into_iter().filter(|g| g.leader == from).collect());
+                shared.reported(from, groups);
                 shared.told(from, about, loads);
             }
             Message::Overview { term, status } if known => shared.take_overview(term, *status),

@@ -24,7 +24,7 @@ use super::{
     overview::overview,
     plan::{Step, plan},
     records::Records,
-    shared::Shared,
+    shared::{Shared, TICK},
     view::View,
     wire::{ASKING, Message, Reply, Request},
 };
@@ -226,8 +226,9 @@ impl ManagerState {
         }
         self.balance(&view).await?;
         self.tell_overview(&view);
-        let silent = (0..self.decider.records.state.shards).map(ShardId);
-        let silent: Vec<_> = silent.filter(|shard| !view.groups.contains_key(shard)).collect();
+        // Those of which nothing is heard for a moment only have another leader in a moment.
+        let silent = self.shared.silent_for().into_iter().filter(|(_, since)| *since > 2 * TICK);
+        let silent: Vec<_> = silent.map(|(shard, _)| shard).collect();
         let what = format!("nobody reports to lead {silent:?}");
         self.shared.problem("shards", (!silent.is_empty()).then_some(what));
         Ok(())

@@ -72,6 +72,10 @@ pub(super) struct Shared {
     about: Mutex<BTreeMap<Member, (About, Instant)>>,
     /// How much is asked of the shards, as their leaders said.
     loads: Mutex<BTreeMap<ShardId, (ShardLoad, Instant)>>,
+    /// The term of shard 0 when what is reported was looked at last.
+    leading: Mutex<Term>,
+    /// Groups of which nothing is heard, since when that is known.
+    silent: Mutex<BTreeMap<ShardId, Instant>>,
     /// Since when members are not reached.
     lost: Mutex<BTreeMap<Member, Instant>>,
     /// What the leader of shard 0 said last, in which term, and when.
@@ -121,6 +125,8 @@ impl Shared {
             executing: Mutex::default(),
             about: Mutex::default(),
             loads: Mutex::default(),
+            leading: Mutex::new(Term(0)),
+            silent: Mutex::default(),
             lost: Mutex::default(),
             overview: Mutex::default(),
             load: OnceLock::new(),
@@ -221,11 +227,15 @@ impl Shared {
         loads
     }
 
-    /// Takes what a leader reports of its groups.
-    pub(super) fn reported(&self, groups: Vec<GroupReport>) {
+    /// Takes what a member reports of the groups that it leads: those, and no others.
+    pub(super) fn reported(&self, from: Member, groups: Vec<GroupReport>) {
         let now = Instant::now();
         let mut reports = lock(&self.reports);
-        for group in groups {
+        if !planted::is(Planted::StaleView) {
+            let leads = |shard: &ShardId| groups.iter().any(|group| group.shard == *shard);
+            reports.retain(|shard, (known, _)| known.leader != from || leads(shard));
+        }
+        for group in groups.into_iter().filter(|group| group.leader == from) {
             let newer = reports.get(&group.shard).is_some_and(|(known, at)| {
                 known.term > group.term
                     || (planted::is(Planted::StaleView) && now.duration_since(*at) < STALE)
@@ -234,6 +244,30 @@ impl Shared {
                 reports.insert(group.shard, (group, now));
             }
         }
+    }
+
+    /// What was reported to a former leadership of this node says nothing about now.
+    fn forget_former(&self) {
+        let term = self.groups.group(ShardId(0)).term;
+        let mut leading = lock(&self.leading);
+        if *leading != term && !planted::is(Planted::StaleView) {
+            lock(&self.reports).clear();
+        }
+        *leading = term;
+    }
+
+    /// The groups of which nothing is heard, and for how long that is known.
+    pub(super) fn silent_for(&self) -> Vec<(ShardId, Duration)> {
+        let heard = self.view().groups;
+        let now = Instant::now();
+        let mut silent = lock(&self.silent);
+        silent.retain(|shard, _| !heard.contains_key(shard));
+        for shard in (0..self.groups.shards()).map(ShardId) {
+            if !heard.contains_key(&shard) {
+                silent.entry(shard).or_insert(now);
+            }
+        }
+        silent.iter().map(|(shard, since)| (*shard, now.duration_since(*since))).collect()
     }
 
     /// Takes what a member says of itself, and how much is asked of what it leads.
@@ -265,7 +299,8 @@ impl Shared {
 
     /// What the leader of shard 0 decides on.
     pub(super) fn view(&self) -> View {
-        self.reported(self.led());
+        self.forget_former();
+        self.reported(self.me, self.led());
         self.told(self.me, Some(self.about()), self.own_loads());
         let now = Instant::now();
         let admitted = |(peer, session): (Member, Session)| {
@@ -349,7 +384,11 @@ impl Shared {
         free
     }
 
+    /// A step of a shard ended. What was reported of it before is out of date.
     pub(super) fn end(&self, shard: ShardId) {
+        if !planted::is(Planted::StaleView) {
+            lock(&self.reports).remove(&shard);
+        }
         lock(&self.busy).remove(&shard);
     }
 
