@@ -65,6 +65,7 @@ impl Model {
                 voters,
                 learners: Default::default(),
                 changing: false,
+                executing: false,
                 last_index: Some(9),
             };
             model.view.groups.insert(shard, group);

@@ -52,6 +52,7 @@ impl Model {
                 voters: members(&[1]),
                 learners: BTreeSet::new(),
                 changing: false,
+                executing: false,
                 last_index: Some(1_000),
                 replicated: Vec::new(),
             };
@@ -76,7 +77,8 @@ impl Model {
             self.view.up.insert(member, u64::MAX);
             self.view.down.remove(&member);
             let (properties, level, stopping) = (Properties::default(), LEVEL, false);
-            let about = About { properties, level, stopping, reaches: Vec::new() };
+            let (reaches, revision) = (Vec::new(), u64::MAX);
+            let about = About { properties, level, stopping, reaches, revision };
             self.view.about.insert(member, about);
         } else {
             self.view.up.remove(&member);

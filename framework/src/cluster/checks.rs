@@ -137,11 +137,18 @@ pub fn drain_status(state: &ClusterState, view: &View, member: Member) -> Option
     let breaks = of(&|group| {
         group.voters.contains(&member) && !has_quorum(group, |other| counts(group, other))
     });
+    // Who knows of it hands nothing over to the node any more, and nobody does so without knowing.
+    let ignorant = of(&|group| {
+        let about = view.about.get(&group.leader);
+        group.executing || about.is_none_or(|about| about.revision < drain.revision)
+    });
     let changing = of(&|group| group.has(member) && group.changing);
     let why = if !unknown.is_empty() {
         format!("nobody reports to lead {}", list(&unknown))
     } else if !leads.is_empty() {
         format!("it leads {}", list(&leads))
+    } else if !ignorant.is_empty() {
+        format!("{} may still be handed over to it", list(&ignorant))
     } else if !changing.is_empty() {
         format!("the members of {} are being changed", list(&changing))
     } else if !breaks.is_empty() {
@@ -149,7 +156,7 @@ pub fn drain_status(state: &ClusterState, view: &View, member: Member) -> Option
     } else {
         String::new()
     };
-    let given = unknown.is_empty() && leads.is_empty();
+    let given = unknown.is_empty() && leads.is_empty() && ignorant.is_empty();
     let done = given && (drain.mode == DrainMode::Leaderships || keeps.is_empty());
     Some(DrainStatus {
         node: member.node.0,

@@ -163,6 +163,7 @@ impl Asker {
             level: LEVEL,
             stopping: false,
             reaches: Vec::new(),
+            revision: 0,
         };
         let request = Request::Join { node, address, token, about: Some(about) };
         match self.calls.ask(peer, request, ANSWER).await? {

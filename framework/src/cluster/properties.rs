@@ -67,6 +67,9 @@ pub struct About {
     /// The members that it reaches.
     #[serde(default)]
     pub reaches: Vec<duractor_journal::Member>,
+    /// The revision of the cluster's state that it has.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// Where a shard had better be.

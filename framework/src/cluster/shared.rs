@@ -189,6 +189,7 @@ impl Shared {
 
     /// The groups that this node leads.
     pub(super) fn led(&self) -> Vec<GroupReport> {
+        let executing: BTreeSet<ShardId> = lock(&self.executing).keys().copied().collect();
         let groups = (0..self.groups.shards()).map(|shard| self.groups.group(ShardId(shard)));
         let led = groups.filter(|group| group.role == Role::Leader);
         led.map(|group| GroupReport {
@@ -198,6 +199,7 @@ impl Shared {
             voters: group.voters,
             learners: group.learners,
             changing: group.changing,
+            executing: executing.contains(&group.shard),
             last_index: group.last_index,
             replicated: group.replicated.into_iter().collect(),
         })
@@ -216,6 +218,7 @@ impl Shared {
             level: LEVEL,
             stopping: self.stopping.load(Ordering::Relaxed),
             reaches: self.gate.peers(),
+            revision: self.state().revision,
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Drain {
     pub since_ms: u64,
     /// Why.
     pub reason: String,
+    /// Who has the cluster's state up to this revision knows of it.
+    pub revision: u64,
 }
 
 /// What is set for the whole cluster.
@@ -191,7 +193,7 @@ impl ClusterState {
                         false => DrainMode::Leaderships,
                     };
                     let reason = reason.clone();
-                    state.drain = Some(Drain { mode, since_ms: at.0, reason });
+                    state.drain = Some(Drain { mode, since_ms: at.0, reason, revision: seq.0 });
                 }
             }
             ClusterEvent::Resumed { member, .. } => {

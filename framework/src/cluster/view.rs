@@ -30,6 +30,9 @@ pub struct GroupReport {
     /// Whether a change of its members is under way, or was when its leader was deposed.
     #[serde(default)]
     pub changing: bool,
+    /// Whether its leader is handing it over, or changing its members, right now.
+    #[serde(default)]
+    pub executing: bool,
     /// The index of the last entry in the leader's log.
     pub last_index: Option<u64>,
     /// Up to where each other replica has the log.

@@ -332,6 +332,7 @@ mod tests {
             voters: [member].into(),
             learners: [Member::new(1, 1)].into(),
             changing: true,
+            executing: false,
             last_index: Some(u64::MAX),
             replicated: vec![(member, None)],
         };

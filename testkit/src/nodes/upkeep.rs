@@ -222,6 +222,8 @@ pub(crate) async fn rehearse(world: &Arc<World>) {
     balanced(world).await;
     let mut rng = world.fork_rng();
     let node = NodeId(1 + rng.below(u64::from(world.plan.nodes)) as u32);
+    // What has just come to the node must go as well.
+    hand_over_to(world, node, &mut rng).await;
     let Some(status) = must_drain(world, node).await else { return };
     let led_still = led(world, node);
     if !led_still.is_empty() || !status.leads.is_empty() {
@@ -248,6 +250,19 @@ pub(crate) async fn rehearse(world: &Arc<World>) {
     resume(world, node).await;
     balanced(world).await;
     world.count("rehearsed");
+}
+
+/// Some shards are handed over to a node by hand, whatever comes of it.
+async fn hand_over_to(world: &World, node: NodeId, rng: &mut Rng) {
+    let shards: Vec<ShardId> = (0..world.plan.shards).map(ShardId).collect();
+    for shard in shards.into_iter().filter(|_| rng.chance(0.7)) {
+        let clusters = world.processes().into_iter().filter_map(|process| process.up().cluster);
+        let mut leads =
+            clusters.filter(|cluster| cluster.groups().group(shard).role == Role::Leader);
+        let Some(leader) = leads.next().filter(|leader| leader.me().node != node) else { continue };
+        let moved = tokio::time::timeout(CALL, leader.hand_over(shard, node)).await;
+        world.say(63, || format!("{shard} to node {node}: {moved:?}"));
+    }
 }
 
 /// In quiet it is never refused, and the node may be stopped soon.
