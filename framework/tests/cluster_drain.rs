@@ -5,7 +5,10 @@ mod cluster_world;
 use std::{collections::BTreeSet, time::Duration};
 
 use cluster_world::Place;
-use duractor::cluster::{Affinity, Cluster, ClusterError, DrainMode, Refusal, WhatIf};
+use duractor::{
+    Context, Effect, EventSourced, Handle, Node,
+    cluster::{Affinity, Cluster, ClusterError, DrainMode, Refusal, WhatIf},
+};
 use duractor_journal::{Member, NodeId, ShardId};
 
 async fn stop_all(clusters: Vec<Cluster>) {
@@ -265,6 +268,89 @@ async fn a_node_that_steps_down_leads_nothing_and_gets_nothing() {
     assert_eq!(led(&place, leader), 0);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(led(&place, leader), 0, "nobody gives it any back");
+    stop_all(clusters).await;
+}
+
+#[derive(duractor::Event)]
+enum Counted {
+    Once,
+}
+
+#[derive(duractor::Command)]
+#[command(reply = u64)]
+struct Count;
+
+struct Counter;
+
+impl EventSourced for Counter {
+    const KIND: &'static str = "counter";
+    type State = u64;
+    type Event = Counted;
+    type Commands = (Count,);
+
+    fn apply(state: &mut u64, _: &Counted) {
+        *state += 1;
+    }
+}
+
+impl Handle<Count> for Counter {
+    fn handle(&self, _: &u64, _: Count, _: &Context) -> Effect<Self, u64> {
+        Effect::persist(Counted::Once).reply(|state| *state)
+    }
+}
+
+/// A node with entities is a cluster's member whose groups change only with them.
+async fn with_entities(place: &Place, cluster: &Cluster) -> Node {
+    let node = cluster.me().node.0;
+    let dir = place.data(node).join("entities");
+    std::fs::create_dir_all(&dir).unwrap();
+    Node::builder(dir).cluster(cluster).register(Counter).start().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_shuts_down_hands_its_leaderships_over_first() {
+    let place = Place::new(6);
+    let clusters = place.cluster(3).await;
+    let mut nodes = Vec::new();
+    for cluster in &clusters {
+        nodes.push(with_entities(&place, cluster).await);
+    }
+    balanced(&clusters[0]).await;
+    let member = clusters[2].me();
+    assert!(led(&place, member) > 0);
+    nodes[2].shutdown().await;
+    assert_eq!(led(&place, member), 0, "before its links went down");
+    clusters[2].shutdown().await;
+    for node in &nodes[..2] {
+        node.shutdown().await;
+    }
+    stop_all(clusters).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_most_is_told() {
+    let place = Place::new(3);
+    let clusters = place.cluster(1).await;
+    let node = with_entities(&place, &clusters[0]).await;
+    let (hot, cold) =
+        (node.entity::<Counter>("hot").unwrap(), node.entity::<Counter>("cold").unwrap());
+    for second in 0..15 {
+        for n in 0..400 {
+            hot.ask(Count).await.unwrap();
+            if n % 40 == second {
+                cold.ask(Count).await.unwrap();
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let balance = clusters[0].status().balance.unwrap();
+    let names: Vec<_> = balance.hot_entities.iter().map(|hot| hot.entity.as_str()).collect();
+    assert_eq!(names, ["counter/hot"], "{balance:?}");
+    assert!((250..=550).contains(&balance.hot_entities[0].commands_per_s), "{balance:?}");
+    assert!((300..=450).contains(&balance.commands_per_s), "{balance:?}");
+    let shard = hot.id().shard(3);
+    assert!(balance.hot_shards.iter().all(|hot| hot.shard == shard.0), "{balance:?}");
+    node.shutdown().await;
     stop_all(clusters).await;
 }
 

@@ -101,8 +101,8 @@ pub enum Refusal {
         /// Which shard.
         shard: ShardId,
     },
-    /// The node cannot be reached.
-    #[error("node {node} cannot be reached")]
+    /// The node cannot be reached, or is about to stop.
+    #[error("node {node} cannot be reached, or is about to stop")]
     Unreachable {
         /// Which.
         node: NodeId,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{GroupStatus, JournalError, Member, NodeId, Role, ShardId};
+use duractor_journal::{GroupStatus, JournalError, Member, NodeId, Role, ShardId, Transport};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -146,7 +146,7 @@ fn check_successor(shared: &Shared, group: &GroupStatus, to: Member) -> Result<(
     if to == shared.me {
         return Ok(());
     }
-    if !shared.gate.is_admitted(to) {
+    if !shared.gate.is_admitted(to) || shared.is_stopping(to) {
         return Err(Refusal::Unreachable { node });
     }
     if shared.state().drained(to).is_some() {
@@ -165,6 +165,10 @@ pub(super) async fn hand_over_all(shared: &Shared, within: Duration) {
     let mut given: BTreeMap<Member, usize> = BTreeMap::new();
     let work = async {
         loop {
+            // Two that stop at once are not to hand their shards to each other.
+            for peer in shared.gate.peers() {
+                shared.calls.tell(peer, &shared.report());
+            }
             let mut led: Vec<ShardId> = shared.led().iter().map(|group| group.shard).collect();
             led.retain(|shard| shared.groups.group(*shard).voters.len() > 1);
             led.sort_by_key(|shard| (shard.0 == 0, *shard));
@@ -172,7 +176,8 @@ pub(super) async fn hand_over_all(shared: &Shared, within: Duration) {
             for shard in led {
                 let group = shared.groups.group(shard);
                 let others = group.voters.iter().copied().filter(|other| *other != shared.me);
-                hope |= others.clone().any(|other| shared.gate.is_admitted(other));
+                let stays = |other| shared.gate.is_admitted(other) && !shared.is_stopping(other);
+                hope |= others.clone().any(stays);
                 let fit = others.filter(|other| check_successor(shared, &group, *other).is_ok());
                 let least = |other: &Member| (given.get(other).copied().unwrap_or(0), *other);
                 let Some(to) = fit.min_by_key(least) else { continue };

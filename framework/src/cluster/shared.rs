@@ -285,6 +285,12 @@ impl Shared {
         }
     }
 
+    /// Whether a member said lately that it is about to stop.
+    pub(super) fn is_stopping(&self, member: Member) -> bool {
+        let about = lock(&self.about);
+        about.get(&member).is_some_and(|(about, at)| about.stopping && at.elapsed() < REPORT_LIFE)
+    }
+
     /// Takes what the leader of shard 0 says of the balance.
     pub(super) fn take_overview(&self, term: Term, status: BalanceStatus) {
         let mut overview = lock(&self.overview);

@@ -367,6 +367,37 @@ mod tests {
         }
     }
 
+    /// Cause: a step was carried out though the group was not as it was when that was decided.
+    /// Consequence: it would undo what was done since, as give a drained node its leadership back. Fix: a
+    /// step says what it was decided on.
+    #[test]
+    fn a_step_that_follows_from_another_group_is_refused() {
+        let mut group = GroupStatus::outside(ShardId(4));
+        group.term = Term(7);
+        group.voters = [Member::new(1, 1), Member::new(2, 1)].into();
+        let (voters, learners) = (group.voters.clone(), group.learners.clone());
+        let basis = Basis { term: Term(7), voters, learners };
+        assert_eq!(basis.check(&group), Ok(()));
+        let changes: [fn(&mut GroupStatus); 3] = [
+            |group| group.term = Term(8),
+            |group| {
+                group.voters.insert(Member::new(3, 1));
+            },
+            |group| {
+                group.learners.insert(Member::new(3, 1));
+            },
+        ];
+        for change in changes {
+            let mut group = group.clone();
+            change(&mut group);
+            let refused = basis.check(&group);
+            assert!(
+                matches!(refused, Err(Refusal::Stale { shard: ShardId(4), .. })),
+                "{refused:?}"
+            );
+        }
+    }
+
     #[test]
     fn other_versions_and_rubbish_are_refused() {
         assert!(decode(b"").is_err());
