@@ -90,7 +90,7 @@ impl Load {
         let Some(counter) = self.shards.get(usize::from(shard.0)) else { return };
         let n = counter.commands.fetch_add(1, Relaxed);
         // Not every 16th: entities that are asked in turn would hide.
-        if mix(n) % SAMPLED == 0 {
+        if mix(n).is_multiple_of(SAMPLED) {
             counter.top.lock().unwrap_or_else(PoisonError::into_inner).take(entity);
         }
     }

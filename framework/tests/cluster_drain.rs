@@ -28,13 +28,13 @@ fn kept(place: &Place, member: Member) -> usize {
 /// Waits until nothing is left to move.
 async fn balanced(cluster: &Cluster) {
     for _ in 0..600 {
-        let plan = cluster.plan().await.unwrap();
+        let plan = cluster.plan().await.expect("somebody leads");
         if plan.moves.is_empty() && plan.unknown.is_empty() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("never balanced: {}", cluster.plan().await.unwrap());
+    panic!("never balanced: {:?}", cluster.plan().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,8 +303,8 @@ impl Handle<Count> for Counter {
 async fn with_entities(place: &Place, cluster: &Cluster) -> Node {
     let node = cluster.me().node.0;
     let dir = place.data(node).join("entities");
-    std::fs::create_dir_all(&dir).unwrap();
-    Node::builder(dir).cluster(cluster).register(Counter).start().await.unwrap()
+    std::fs::create_dir_all(&dir).expect("a folder");
+    Node::builder(dir).cluster(cluster).register(Counter).start().await.expect("a node")
 }
 
 #[tokio::test(start_paused = true)]

@@ -192,7 +192,7 @@ impl Cluster {
         hand_over(&self.shared, shard, to).await.map_err(ClusterError::Refused)
     }
 
-    /// The address that others reach this node at.
+    /// Where others reach this node.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address

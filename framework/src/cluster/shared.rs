@@ -336,7 +336,6 @@ impl Shared {
     }
 
     /// What was said lately.
-    #[expect(clippy::type_complexity, reason = "three maps of the view")]
     fn fresh(
         &self,
         now: Instant,
