@@ -114,6 +114,12 @@ pub enum SchemaError {
         /// The name.
         name: &'static str,
     },
+    /// Names that begin with `duractor.` are the framework's.
+    #[error("the name {name:?} is taken: those that begin with `duractor.` are the framework's")]
+    Reserved {
+        /// The name.
+        name: &'static str,
+    },
     /// Two events, or two commands, have the same name: what is stored could mean either.
     #[error("two of them are called {name:?}: give one another name")]
     Duplicate {

@@ -70,6 +70,8 @@ enum Stage<E: Handle<C>, C: Command> {
     /// Handled, and the answer waits for the state after the events.
     Decided(Answer<E, C::Reply>),
     Settled(Result<C::Reply, AskError>),
+    /// Carried out before: what it answered then, where that is known.
+    Repeated(Option<Bytes>),
     /// Taken out while the user's code runs; it stays where that panics.
     Empty,
 }
@@ -162,12 +164,25 @@ impl<E: Handle<C>, C: Command> Envelope<E> for Delivery<E, C> {
         }));
     }
 
+    fn repeat(&mut self, reply: Option<Bytes>) {
+        self.stage = Stage::Repeated(reply);
+    }
+
     fn refuse(&mut self, error: AskError) {
         self.stage = Stage::Settled(Err(error));
     }
 
     fn send(self: Box<Self>) -> Option<Sent> {
-        let Stage::Settled(answer) = self.stage else { return None };
+        let answer = match self.stage {
+            Stage::Settled(answer) => answer,
+            Stage::Repeated(reply) => {
+                if let Some(Reply::Away(away)) = self.reply {
+                    away.send(Ok(reply.unwrap_or_default()));
+                }
+                return Some(Sent::Replied);
+            }
+            _ => return None,
+        };
         let sent = if answer.is_ok() { Sent::Replied } else { Sent::Refused };
         match (self.reply, answer) {
             (Some(Reply::Here(reply)), answer) => {

@@ -94,6 +94,14 @@ impl<E: EventSourced, R> Effect<E, R> {
         Self { intent: Intent::default(), answer: Answer::Ready(reply) }
     }
 
+    /// Says no: answers and changes nothing, as [`reply`](Self::reply) does, and where the command is
+    /// one of a [transaction](crate::Transaction), nothing of that is carried out. Its caller hears of
+    /// the answer in [`TransactionError::Vetoed`](crate::TransactionError::Vetoed).
+    pub fn veto(reply: R) -> Self {
+        let intent = Intent { veto: true, ..Intent::default() };
+        Self { intent, answer: Answer::Ready(reply) }
+    }
+
     /// Keeps the command until an effect with [`unstash`](Unanswered::unstash); it is handled then
     /// as if it came in anew. Its caller waits on. Stashed commands are in memory: where the entity
     /// restarts or leaves memory, they go back to the head of its mailbox. An entity with stashed

@@ -17,10 +17,13 @@ use crate::{
     effect::Handle,
     entity::{CommandSet, EventSourced},
     error::{AskError, NodeError},
+    follow_ups::FollowUps,
     history::{Recorded, read},
     intent::Options,
+    look::look_at_meta,
     route::{Asked, Next, Outgoing, Router, Trail},
-    slot::Kind,
+    shadow::Shadowed,
+    slot::{Kind, Slot},
 };
 
 /// The wait between two attempts to make sure that this node has the newest events.
@@ -143,6 +146,15 @@ impl<E: EventSourced> EntityRef<E> {
         }
     }
 
+    /// What the entity has yet to do without being called: deliveries, reminders; and which deliveries
+    /// were given up. Brings the entity into memory.
+    ///
+    /// # Errors
+    /// As a command; [`AskError::NotOwner`] where another node runs the entity: ask there.
+    pub async fn follow_ups(&self) -> Result<FollowUps, AskError> {
+        look_at_meta(&self.kind, &self.id, FollowUps::of).await
+    }
+
     /// [`history`](Self::history) as far as this node has it, whoever owns the entity: the newest
     /// events may be missing.
     ///
@@ -184,6 +196,22 @@ impl<E: Handle<C>, C: Command> Ask<E, C> {
         self
     }
 
+    /// Reads at the shard's owner on the owner's lease alone: without it a read also waits until the
+    /// journal has confirmed that the node still leads. The answer is the newest as long as clocks run at one
+    /// rate and the process did not stand still; otherwise it may be as old as that took. On one node, and for
+    /// commands that write, it changes nothing.
+    pub fn lease_read(mut self) -> Self {
+        self.options.lease_read = true;
+        self
+    }
+
+    /// Asks this node's own replica of the shard, whoever owns it: the answer may be old, and says how old
+    /// by the entity's revision. Nothing is sent to another node, so this also works where no quorum can be
+    /// reached. The command's handler may only look; see [`AskStale`].
+    pub fn stale(self) -> AskStale<E, C> {
+        AskStale { ask: self }
+    }
+
     /// Refuses the command where the entity is not at this revision:
     /// [`AskError::RevisionMismatch`].
     pub fn expected_revision(mut self, revision: Seq) -> Self {
@@ -206,6 +234,59 @@ impl<E: Handle<C>, C: Command> IntoFuture for Ask<E, C> {
         }
         let sent = offer(&kind, &id, command, options);
         Box::pin(async move { answer(sent?, &id, deadline).await })
+    }
+}
+
+/// What a replica answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stale<R> {
+    /// The handler's reply.
+    pub reply: R,
+    /// The revision that it saw. The entity may be further.
+    pub revision: Seq,
+}
+
+/// A question to this node's replica: await it, as in `entity.ask(Get).stale().await?`.
+///
+/// The answer is of a state that the entity had, and never of one that is not committed. It includes what
+/// this node has applied when the question comes. Two questions at one node see states in their order; at two
+/// nodes they may not.
+///
+/// # Errors
+/// [`AskError::NotARead`] where the handler wants an event, a timer or anything else than to answer;
+/// [`AskError::Unavailable`] where this node has no replica of the shard, or lacks a snapshot. None of
+/// them has any effect.
+#[must_use = "the command is sent when this is awaited"]
+pub struct AskStale<E: EventSourced, C: Command> {
+    ask: Ask<E, C>,
+}
+
+impl<E: Handle<C>, C: Command> IntoFuture for AskStale<E, C> {
+    type Output = Result<Stale<C::Reply>, AskError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Ask { entity: EntityRef { kind, id }, command, timeout, options } = self.ask;
+        let deadline = Instant::now() + timeout;
+        Box::pin(async move {
+            check_known::<E, C>()?;
+            kind.shared.check_open()?;
+            let shard = id.shard(kind.shared.journal.shards());
+            if !kind.shared.journal.has_replica(shard) {
+                let reason = "this node has no replica of it".to_owned();
+                return Err(AskError::Unavailable { shard, reason });
+            }
+            let (reply, answered) = oneshot::channel();
+            let slot = Slot::new(&id, &kind);
+            let looked = slot.look(asked::<E, C>(command, options, reply));
+            match timeout_at(deadline, looked).await {
+                Ok(revision) => {
+                    let reply = answer(answered, &id, deadline).await?;
+                    Ok(Stale { reply, revision })
+                }
+                Err(_) => Err(AskError::Timeout { entity: id }),
+            }
+        })
     }
 }
 

@@ -85,6 +85,23 @@ pub enum AskError {
         /// The bound.
         limit: usize,
     },
+    /// Another entity delivers a command of which it is not known any more whether it was carried out:
+    /// too many senders came since. See [`EntitySettings::senders`](crate::EntitySettings::senders).
+    #[error("{entity} does not know any more whether it carried out this delivery")]
+    Forgotten {
+        /// The entity.
+        entity: EntityId,
+    },
+    /// The command was asked of a replica ([`Ask::stale`](crate::Ask::stale)), and its handler wants more
+    /// than to look: an event, a timer, a side effect. Nothing was done.
+    #[error("{entity} is only looked at here, and the command would change something")]
+    NotARead {
+        /// The entity.
+        entity: EntityId,
+    },
+    /// The effect is for an entity that cannot be: its key is not allowed.
+    #[error(transparent)]
+    InvalidId(InvalidId),
     /// The request id was used before for another command.
     #[error("the request id was used before for another command: {0}")]
     RequestIdReused(CodecError),
@@ -139,6 +156,23 @@ pub enum AskError {
         /// Whether the command may have taken effect.
         effect: TookEffect,
     },
+    /// The effect has something that cannot be in a transaction: there an effect is events and an
+    /// answer.
+    #[error("{entity} answered a command of a transaction with an effect that has {what}")]
+    NotInTransaction {
+        /// The entity.
+        entity: EntityId,
+        /// What, as `"timers"`.
+        what: &'static str,
+    },
+    /// The command cannot be carried out with the others of its transaction.
+    #[error("{entity} cannot take part: {reason}")]
+    NotTogether {
+        /// The entity.
+        entity: EntityId,
+        /// Why.
+        reason: String,
+    },
     /// The node is shutting down, or is shut down.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -174,9 +208,10 @@ impl AskError {
     #[must_use]
     pub fn effect(&self) -> TookEffect {
         match self {
-            AskError::Timeout { .. } | AskError::Lost { .. } | AskError::OutcomeUnknown { .. } => {
-                TookEffect::Unknown
-            }
+            AskError::Timeout { .. }
+            | AskError::Lost { .. }
+            | AskError::OutcomeUnknown { .. }
+            | AskError::Forgotten { .. } => TookEffect::Unknown,
             AskError::Journal(error) => error.effect(),
             AskError::Aborted { effect, .. } | AskError::Remote { effect, .. } => *effect,
             _ => TookEffect::None,
@@ -197,11 +232,23 @@ pub enum NodeError {
         /// The kind.
         kind: &'static str,
     },
+    /// The kind's name is the framework's.
+    #[error("the kind {kind:?} is taken: those that begin with `duractor.` are the framework's")]
+    ReservedKind {
+        /// The kind.
+        kind: &'static str,
+    },
     /// Two singletons have one name.
     #[error("the singleton {name:?} was added twice")]
     DuplicateSingleton {
         /// The name.
         name: String,
+    },
+    /// Two handlers of the leader take one command.
+    #[error("two handlers of the leader take {name:?}")]
+    DuplicateHandler {
+        /// The command's name.
+        name: &'static str,
     },
     /// The kind was not registered on this node.
     #[error("the kind {kind:?} is not registered on this node")]

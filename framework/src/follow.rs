@@ -128,11 +128,16 @@ impl Follower {
         }
     }
 
-    /// Stops what the shard runs here, as if it were lost already: callers are sent to the next owner,
-    /// and what is under way hears what became of it, as this node leads on until all has ended.
+    /// Stops what the shard runs here. What is under way hears what became of it, as this node leads on
+    /// until all has ended; commands that come meanwhile wait, until the next owner is known.
     fn hand_over(&mut self, shard: ShardId, to: Member, done: oneshot::Sender<()>) {
         self.handing.insert(shard);
-        self.change(shard, Ownership::Other { leader: Some(to) });
+        if let Some(slot) = self.claims.get_mut(usize::from(shard.0)) {
+            *slot = None;
+        }
+        if let Some(epoch) = self.hold(shard).and_then(|hold| hold.leaving(to)) {
+            self.ended(shard, epoch, None);
+        }
         let shared = self.shared.clone();
         tokio::spawn(async move {
             if let Some(shard) = shared.shard(shard)
@@ -153,9 +158,10 @@ impl Follower {
     /// so.
     fn take(&mut self, shard: ShardId, ownership: Ownership) -> Option<Term> {
         *self.last.get_mut(usize::from(shard.0))? = ownership;
-        let mine = matches!(ownership, Ownership::Mine { .. });
-        // What is being handed over is not taken back before that is over.
-        if mine && self.handing.contains(&shard) { None } else { self.change(shard, ownership) }
+        // What is being handed over is not taken back before that is over, and what waits for the next
+        // owner waits until that one is known.
+        let known = matches!(ownership, Ownership::Other { leader: Some(_) });
+        if !known && self.handing.contains(&shard) { None } else { self.change(shard, ownership) }
     }
 
     fn change(&mut self, shard: ShardId, ownership: Ownership) -> Option<Term> {

@@ -3,7 +3,7 @@
 use duractor_journal::{EntityId, EventRecord, Journal, ReplayRange, RequestId, Seq, Timestamp};
 use futures_util::StreamExt;
 
-use crate::{error::AskError, event::Event};
+use crate::{error::AskError, event::Event, meta::is_reserved};
 
 /// An event as it was written: see [`EntityRef::history`](crate::EntityRef::history).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,9 @@ pub(crate) async fn read<V: Event>(
     let mut chunks = journal.replay(entity, ReplayRange { max, ..ReplayRange::from(from) });
     let mut events = Vec::new();
     while let Some(chunk) = chunks.next().await {
-        for record in chunk.map_err(AskError::Journal)? {
+        let records = chunk.map_err(AskError::Journal)?;
+        // What the framework keeps is its own.
+        for record in records.into_iter().filter(|it| !is_reserved(&it.event.name)) {
             events.extend(decode(record)?);
         }
     }

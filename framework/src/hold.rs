@@ -1,16 +1,19 @@
 //! Who runs a shard's entities: this node under an epoch, or another. And how reads make sure.
 //!
 //! ```text
-//!                 mine                  claimed
-//!   Other ───────────────► Claiming ───────────────► Held
-//!     ▲                     ▲   │                     │ │
-//!     │        other        │   │       fenced        │ │
-//!     └─────────────────────┼───┴─────────────────────┼─┘
-//!                           └─────────────────────────┘
+//!                 mine                  claimed             leaving
+//!   Other ───────────────► Claiming ───────────────► Held ───────────► Leaving
+//!     ▲                     ▲ ▲ │                    │ │                │   │
+//!     │        other        │ │ │       fenced       │ │                │   │
+//!     ├─────────────────────┼─┼─┴────────────────────┼─┘                │   │
+//!     │                     │ └──────────────────────┘      other       │   │
+//!     ├─────────────────────┼───────────────────────────────────────────┘   │
+//!                           └──────────────── mine ─────────────────────────┘
 //! ```
 //!
 //! The node's [`Follower`](crate::follow) moves a shard between these; commands and entities only
-//! look. Commands are taken in the two states on the right and wait in the first of them.
+//! look. Commands are taken in all states but the first, and handled in `Held` alone: in the others they
+//! wait. Those that wait while the shard is leaving are sent on to the next owner.
 //!
 //! An owner that was deposed may not know it yet. Its writes are refused by the journal, but what it
 //! has in memory it could still tell. So an answer that rests on memory alone waits until the journal
@@ -24,7 +27,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicU64, AtomicUsize,
-            Ordering::{AcqRel, Acquire},
+            Ordering::{AcqRel, Acquire, SeqCst},
         },
     },
 };
@@ -56,9 +59,19 @@ struct Inner {
 /// Whose shard it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
-    Other { leader: Option<Member> },
-    Claiming { term: Term },
-    Held { term: Term },
+    Other {
+        leader: Option<Member>,
+    },
+    Claiming {
+        term: Term,
+    },
+    Held {
+        term: Term,
+    },
+    /// This node leads, and hands over to that one.
+    Leaving {
+        to: Member,
+    },
 }
 
 /// Under what an incarnation works.
@@ -119,7 +132,7 @@ impl Hold {
 
     /// The epoch under which this node owns the shard, if it does.
     pub(crate) fn epoch(&self) -> Option<Term> {
-        Some(self.epoch.load(Acquire)).filter(|epoch| *epoch > 0).map(Term)
+        Some(self.epoch.load(SeqCst)).filter(|epoch| *epoch > 0).map(Term)
     }
 
     /// Whether this epoch is the one under which this node owns the shard.
@@ -127,7 +140,7 @@ impl Hold {
         self.epoch() == Some(epoch)
     }
 
-    /// Whether commands for the shard are taken: this node owns it, or is about to.
+    /// Whether commands for the shard are taken: this node owns it, is about to, or hands it over.
     pub(crate) fn check(&self) -> Result<(), AskError> {
         if self.epoch().is_some() {
             return Ok(());
@@ -135,7 +148,7 @@ impl Hold {
         let who = self.lock().who;
         match who {
             Who::Other { leader } => Err(AskError::NotOwner { shard: self.shard, leader }),
-            Who::Claiming { .. } | Who::Held { .. } => Ok(()),
+            Who::Claiming { .. } | Who::Held { .. } | Who::Leaving { .. } => Ok(()),
         }
     }
 
@@ -143,7 +156,7 @@ impl Hold {
     pub(crate) fn believed(&self) -> Option<Member> {
         match self.lock().who {
             Who::Other { leader } => leader,
-            Who::Claiming { .. } | Who::Held { .. } => None,
+            Who::Claiming { .. } | Who::Held { .. } | Who::Leaving { .. } => None,
         }
     }
 
@@ -157,6 +170,7 @@ impl Hold {
     fn refusal(&self, who: Who) -> JournalError {
         let leader = match who {
             Who::Other { leader } => leader,
+            Who::Leaving { to } => Some(to),
             Who::Claiming { .. } | Who::Held { .. } => None,
         };
         JournalError::NotLeader { shard: self.shard, leader }
@@ -167,7 +181,7 @@ impl Hold {
         until(&self.changed, || self.now()).await
     }
 
-    /// `None` while the shard is being claimed.
+    /// `None` while the shard is being claimed or handed over.
     fn now(&self) -> Option<Result<Tenure, AskError>> {
         let inner = self.lock();
         match inner.who {
@@ -176,8 +190,13 @@ impl Hold {
                 Some(Ok(Tenure { epoch, for_ever: term == Term(0) }))
             }
             Who::Other { leader } => Some(Err(AskError::NotOwner { shard: self.shard, leader })),
-            Who::Claiming { .. } => None,
+            Who::Claiming { .. } | Who::Leaving { .. } => None,
         }
+    }
+
+    /// Waits for something that changes with who owns the shard.
+    pub(crate) async fn until<T>(&self, look: impl Fn() -> Option<T>) -> T {
+        until(&self.changed, look).await
     }
 
     /// Waits until this node owns the shard, and says under which epoch.
@@ -190,21 +209,23 @@ impl Hold {
         until(&self.changed, || (!self.is_held(epoch)).then_some(())).await;
     }
 
-    /// Something begins to run, and is waited for when the shard is handed over.
+    /// Something begins to run, and is waited for when the shard is handed over. Whoever enters must
+    /// look afterwards whether the epoch is still in force.
     pub(crate) fn enter(&self) {
-        self.guests.fetch_add(1, AcqRel);
+        // One order with the end of an epoch: either that is seen after this, or this by `empty`.
+        self.guests.fetch_add(1, SeqCst);
     }
 
     /// It has ended.
     pub(crate) fn leave(&self) {
-        if self.guests.fetch_sub(1, AcqRel) == 1 {
+        if self.guests.fetch_sub(1, SeqCst) == 1 {
             self.changed.notify_waiters();
         }
     }
 
     /// Waits until nothing runs.
     pub(crate) async fn empty(&self) {
-        until(&self.changed, || (self.guests.load(Acquire) == 0).then_some(())).await;
+        until(&self.changed, || (self.guests.load(SeqCst) == 0).then_some(())).await;
     }
 
     /// Whether incarnations of this epoch should have heard what became of their writes by now.
@@ -239,6 +260,11 @@ impl Hold {
         self.change(self.lock(), Who::Other { leader }, 0)
     }
 
+    /// This node hands the shard over: what waits is kept for the next owner.
+    pub(crate) fn leaving(&self, to: Member) -> Option<Term> {
+        self.change(self.lock(), Who::Leaving { to }, 0)
+    }
+
     /// The journal knows a newer epoch. Returns the leadership under which the shard is to be claimed
     /// again, where this is the first that is heard of it; and `Err` where ownership never changes,
     /// so that somebody else must have taken the journal itself.
@@ -261,7 +287,7 @@ impl Hold {
 
     fn change(&self, mut inner: MutexGuard<'_, Inner>, who: Who, epoch: u64) -> Option<Term> {
         inner.who = who;
-        let ended = self.epoch.swap(epoch, AcqRel);
+        let ended = self.epoch.swap(epoch, SeqCst);
         let waiters = inner.reads.abandon();
         drop(inner);
         self.changed.notify_waiters();
@@ -329,5 +355,44 @@ impl Reads {
         self.running = false;
         let now = self.now.drain(..).map(|waiter| (waiter, round));
         now.chain(self.next.drain(..).map(|waiter| (waiter, next))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duractor_journal::Member;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const TO: Member = Member::new(2, 1);
+
+    /// Cause: a shard that was handed over refused commands from the moment its entities stopped, and
+    /// nobody led it yet. Consequence: callers ran from node to node until somebody did. Now they wait
+    /// where they are until the next owner is known, and are sent there.
+    #[test]
+    fn commands_wait_while_the_shard_is_handed_over() {
+        let hold = Hold::new(ShardId(3));
+        hold.mine(Term(5)).expect("new");
+        assert!(hold.claimed(Term(5), Term(7)));
+        assert_eq!(hold.leaving(TO), Some(Term(7)), "the epoch ends");
+        assert!(hold.check().is_ok(), "commands are taken");
+        assert!(!hold.is_held(Term(7)) && hold.tenure().now_or_never().is_none(), "and wait");
+        assert_eq!(hold.believed(), None);
+        assert_eq!(hold.other(Some(TO)), None);
+        let gone = hold.tenure().now_or_never().expect("it is over");
+        assert!(matches!(gone, Err(AskError::NotOwner { leader: Some(TO), .. })), "{gone:?}");
+    }
+
+    #[test]
+    fn a_hand_over_that_failed_leads_to_a_new_claim() {
+        let hold = Hold::new(ShardId(3));
+        hold.mine(Term(5)).expect("new");
+        assert!(hold.claimed(Term(5), Term(7)));
+        hold.leaving(TO);
+        assert_eq!(hold.mine(Term(5)), Ok(None), "the same leadership, claimed again");
+        assert!(hold.claimed(Term(5), Term(8)));
+        let tenure = hold.tenure().now_or_never().expect("held").expect("held");
+        assert_eq!(tenure.epoch, Term(8));
     }
 }

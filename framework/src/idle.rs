@@ -22,11 +22,29 @@ pub(crate) struct Usage {
     /// Its entry, if its number is not zero. Changed under the lock around [`Idle`].
     recorded: AtomicU64,
     number: AtomicU64,
+    /// How much it was used of late: uses, halved with every [`AGE_MS`], and above them the time of
+    /// the last halving in these units.
+    heat: AtomicU64,
 }
 
+/// The half-life of uses, in milliseconds.
+const AGE_MS: u64 = 8192;
+/// So many of those that were idle longest are compared by their use.
+const SAMPLE: usize = 8;
+
 impl Usage {
+    /// It is used. Called by one task at a time.
     pub(crate) fn touch(&self, now: u64) {
         self.used.store(now, Relaxed);
+        let heat = (self.heat(now) + 1).min(u64::from(u32::MAX));
+        self.heat.store((now / AGE_MS) << 32 | heat, Relaxed);
+    }
+
+    /// How much it was used of late.
+    pub(crate) fn heat(&self, now: u64) -> u64 {
+        let heat = self.heat.load(Relaxed);
+        let halvings = (now / AGE_MS).saturating_sub(heat >> 32).min(32);
+        (heat & u64::from(u32::MAX)) >> halvings
     }
 
     fn key(&self) -> (u64, u64) {
@@ -63,6 +81,21 @@ impl<T: Used> Idle<T> {
     /// Forgets an entity.
     pub(crate) fn remove(&mut self, entity: &T) {
         self.entries.remove(&entity.usage().key());
+    }
+
+    /// The one that was used least of those that were idle longest, so that a rush of entities that are
+    /// used once does not drive out those that are used again and again.
+    pub(crate) fn coldest(&mut self, now: u64) -> Option<Arc<T>> {
+        let sample = SAMPLE.min(self.entries.len());
+        // Each goes under `now`, and so comes once.
+        let found: Vec<_> = (0..sample).filter_map(|_| self.longest(u64::MAX, now)).collect();
+        let coldest = found.iter().min_by_key(|entity| entity.usage().heat(now)).cloned();
+        for entity in found {
+            if !coldest.as_ref().is_some_and(|coldest| Arc::ptr_eq(coldest, &entity)) {
+                self.insert(entity.usage().used.load(Relaxed), entity);
+            }
+        }
+        coldest
     }
 
     /// The one that was idle longest, if that is since `limit` or earlier. It goes back under `now`,
@@ -115,6 +148,19 @@ mod tests {
         assert_eq!([longest(10), longest(19)], [Some(0), None], "it was used at 10");
         assert_eq!(longest(20), Some(1), "those found before are due again");
         assert_eq!(idle.entries.len(), 3, "each has one entry");
+    }
+
+    #[test]
+    fn those_that_are_used_again_and_again_stay() {
+        let (mut idle, entities) = three();
+        (0..5).for_each(|_| entities[0].touch(3));
+        entities[1].touch(4);
+        let coldest = idle.coldest(9).expect("three are there");
+        assert!(Arc::ptr_eq(&coldest, &entities[2]), "used once, and longest ago of these");
+        assert_eq!(entities[0].heat(9), 6);
+        assert_eq!(entities[0].heat(9 + 2 * AGE_MS), 1, "halved twice");
+        assert_eq!(entities[0].heat(u64::MAX), 0, "forgotten");
+        assert_eq!(idle.entries.len(), 3);
     }
 
     #[test]

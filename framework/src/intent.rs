@@ -5,13 +5,15 @@ use std::{any::Any, error::Error, time::Duration};
 use bytes::Bytes;
 use duractor_journal::{RequestId, Seq};
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     codec::CodecError,
     context::{Context, SideContext},
     entity::EventSourced,
     error::AskError,
+    meta::{Meta, Origin, Wish},
+    step::{Readies, TxId},
 };
 
 /// A failure of a side effect: logged, nothing else.
@@ -22,8 +24,22 @@ pub type SideError = Box<dyn Error + Send + Sync>;
 pub(crate) struct Options {
     pub(crate) request_id: Option<RequestId>,
     pub(crate) expected_revision: Option<Seq>,
+    /// A read of it needs no confirmation that this node is still the owner.
+    pub(crate) lease_read: bool,
     /// Not started after this instant.
     pub(crate) deadline: Option<Instant>,
+    /// Where it comes from, if not from a caller.
+    pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// A step of a transaction at one of its entities; [`step`](crate::step) has what they are for.
+pub(crate) enum Step<E: EventSourced> {
+    /// Decide on the command, write nothing, and be held.
+    Consider { command: BoxEnvelope<E>, ready: Readies },
+    /// Decide, write it down, and be held.
+    Prepare { tx: TxId, command: BoxEnvelope<E>, patience_ms: u64 },
+    /// What was decided; with a number, on that preparation alone.
+    Decide { tx: TxId, number: Option<u64>, commit: bool },
 }
 
 /// A command on its way through an entity, and then its answer on the way back.
@@ -43,6 +59,29 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
         true
     }
 
+    /// Whether it is there to have the entity look for what it has to do.
+    fn is_wake(&self) -> bool {
+        false
+    }
+
+    /// Sees what the framework keeps of the entity, before it is handled.
+    fn look(&mut self, _: &Meta) {}
+
+    /// Whether it is a step of a transaction: those go before commands.
+    fn is_step(&self) -> bool {
+        false
+    }
+
+    /// Whether it is a step that frees the entity.
+    fn is_decision(&self) -> bool {
+        false
+    }
+
+    /// The step, once.
+    fn take_step(&mut self) -> Option<Step<E>> {
+        None
+    }
+
     /// Runs the handler. May panic, as the handler is the user's.
     fn handle(&mut self, entity: &E, state: &E::State, context: &Context) -> Intent<E>;
 
@@ -55,6 +94,10 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
     /// Takes a kept reply as the answer.
     fn recall(&mut self, reply: &[u8]);
 
+    /// Takes bytes as the answer that a caller who sent the command as bytes gets as they are. `None`:
+    /// the command was carried out before, and what it answered then is not known.
+    fn repeat(&mut self, reply: Option<Bytes>);
+
     /// Takes an error as the answer.
     fn refuse(&mut self, error: AskError);
 
@@ -64,6 +107,9 @@ pub(crate) trait Envelope<E: EventSourced>: Send {
 }
 
 pub(crate) type BoxEnvelope<E> = Box<dyn Envelope<E>>;
+
+/// Who hears what came of a command of the framework.
+pub(crate) type Tell = oneshot::Sender<Result<(), AskError>>;
 
 /// What became of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +123,10 @@ pub(crate) enum Sent {
 /// What a handler wants done.
 pub(crate) struct Intent<E: EventSourced> {
     pub(crate) events: Vec<E::Event>,
+    /// What is kept beside them, in the same batch.
+    pub(crate) wishes: Vec<Wish>,
+    /// A transaction with this command comes to nothing.
+    pub(crate) veto: bool,
     /// Keep the command for later; the envelope has it again.
     pub(crate) stash: bool,
     /// Handle the stashed commands next.
@@ -88,8 +138,20 @@ pub(crate) struct Intent<E: EventSourced> {
 
 impl<E: EventSourced> Default for Intent<E> {
     fn default() -> Self {
-        let after = After { sides: Vec::new(), timers: Vec::new() };
-        Self { events: Vec::new(), stash: false, unstash: false, passivate: false, after }
+        let after = After { sides: Vec::new(), timers: Vec::new(), kept: None };
+        let (events, wishes) = (Vec::new(), Vec::new());
+        Self { events, wishes, veto: false, stash: false, unstash: false, passivate: false, after }
+    }
+}
+
+impl<E: EventSourced> Intent<E> {
+    /// Whether the handler asked for nothing.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        let Self { events, wishes, veto: _, stash, unstash, passivate, after } = self;
+        let asked = *stash || *unstash || *passivate;
+        let After { sides, timers, kept: _ } = after;
+        let nothing = events.is_empty() && wishes.is_empty();
+        nothing && !asked && sides.is_empty() && timers.is_empty()
     }
 }
 
@@ -97,6 +159,8 @@ impl<E: EventSourced> Default for Intent<E> {
 pub(crate) struct After<E: EventSourced> {
     pub(crate) sides: Vec<Side>,
     pub(crate) timers: Vec<TimerChange<E>>,
+    /// Something was kept: deliveries up to this number are decided.
+    pub(crate) kept: Option<u64>,
 }
 
 type SideTask = dyn FnOnce(SideContext) -> BoxFuture<'static, Result<(), SideError>> + Send;

@@ -98,6 +98,7 @@
 //!
 //! ```text
 //! codec, event, command     names, versions and bytes
+//! meta/                     what is kept of an entity beside its state, as reserved events
 //! load                      how much is asked of which shard and entity
 //! entity, intent, effect    what a user writes, and what a handler decides
 //! delivery, commands        a command with its caller; one that arrives as bytes
@@ -127,8 +128,11 @@ pub mod config;
 pub mod event;
 mod golden;
 
+mod agenda;
 mod commands;
 mod context;
+mod coordination;
+mod coordinator;
 mod core;
 mod delivery;
 mod durable_state;
@@ -137,29 +141,42 @@ mod entity;
 mod entity_ref;
 mod error;
 mod follow;
+mod follow_ups;
 mod frames;
 mod history;
 mod hold;
 mod idle;
 mod intent;
 mod kind;
+mod leader;
 mod ledger;
 mod lifecycle;
 pub mod link;
 pub mod load;
+mod look;
+mod meta;
 mod node;
+mod outcome;
 mod parts;
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub mod planted;
+mod post;
 mod replica;
 mod route;
 mod settings;
+mod shadow;
 mod shard;
 mod shared;
 mod singleton;
 mod slot;
+mod step;
+mod stepping;
 mod task;
 mod tenant;
 #[doc(hidden)]
 pub mod testing;
+mod transact;
 
 pub use codec::{CodecError, Payload, Schema, SchemaError, check_schemas};
 pub use command::{Command, decode_reply, encode_reply};
@@ -167,17 +184,25 @@ pub use event::{Event, Upcast};
 pub use golden::{golden, golden_command};
 
 pub use context::{Context, SideContext};
+pub use coordination::{
+    Barrier, CoordinationError, Guard, HolderInfo, Lock, MAX_PARTIES, MAX_PERMITS, Semaphore,
+    Session, SessionId, SessionOptions,
+};
 pub use durable_state::{DurableState, Replace, Replaced};
 pub use effect::{Effect, Handle, Persist, Unanswered};
 pub use entity::{CommandSet, EventSourced};
-pub use entity_ref::{Ask, EntityRef};
+pub use entity_ref::{Ask, AskStale, EntityRef, Stale};
 pub use error::{AskError, NodeError};
+pub use follow_ups::{FollowUps, PendingDelivery, SetReminder};
 pub use history::Recorded;
 pub use intent::SideError;
+pub use leader::{Forward, Leader, LeaderCall, LeaderError, LeaderInfo, Leadership};
 pub use ledger::LedgerCounts;
 pub use node::{Node, NodeBuilder};
-pub use settings::EntitySettings;
+pub use outcome::{Outcome, Undelivered};
+pub use settings::{EntitySettings, Eviction};
 pub use singleton::Singleton;
+pub use transact::{Done, Ticket, Transaction, TransactionError, Veto};
 
 pub use duractor_derive::{Command, Event, Payload};
 pub use duractor_journal::{

@@ -3,21 +3,30 @@
 use std::{
     any::TypeId,
     collections::{BTreeSet, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use duractor_journal::{
-    Env, Journal, LogConfig, LogJournal, Member, ShardId, Transport,
+    EntityId, Env, Journal, LogConfig, LogJournal, Member, ShardId, Transport,
     id::{DEFAULT_SHARDS, MAX_SHARDS, check_kind},
 };
 use duractor_snapshot::{RedbSnapshots, SnapshotOptions, SnapshotStore};
 
+use futures_util::future::{BoxFuture, join_all};
+
 use crate::{
+    agenda::{Agenda, Agendas, keep as keep_agenda},
     cluster::{Cluster, Tenant},
-    codec::check_schemas,
+    codec::{Schema, SchemaError, check_schemas},
+    command::Command,
     context::Kinds,
+    coordination::{
+        Barrier, Barriers, CoordinationError, Leases, Lock, Locks, Permits, Semaphore, Semaphores,
+        Session, SessionOptions, Sessions, Warden,
+    },
+    coordinator::Coordinator,
     entity::{CommandSet, EventSourced},
     entity_ref::{EntityRef, find_kind},
     error::{AskError, NodeError},
@@ -25,15 +34,19 @@ use crate::{
     follow::{AllKinds, Follower},
     hold::Hold,
     intent::SideError,
+    leader::{Forward, Handlers, Leader, Leadership, Setup},
     ledger::LedgerCounts,
+    meta::is_reserved,
     replica::{Replicas, Voters},
     route::{Arrived, Host, Router},
     shard::{Root, RootMessage, actor_error, start_root, start_shard},
     shared::{AnyKind, Shard, Shared},
-    singleton::{Plan, Singleton, keep},
+    singleton::{Plan, Singleton, keep_all},
     slot::Kind,
+    step::DoTogether,
     task::AbortOnDrop,
     tenant::Entities,
+    transact::{Transaction, local},
 };
 
 /// How often a node looks for idle entities: this often, or more often where an idle timeout is
@@ -53,6 +66,9 @@ pub struct Node {
     root: Root,
     cluster: Option<Cluster>,
     shutdown_timeout: Duration,
+    sessions: Arc<Sessions>,
+    session: SessionOptions,
+    leader: Leader,
 }
 
 impl Node {
@@ -71,6 +87,9 @@ impl Node {
             shutdown_timeout: Duration::from_secs(30),
             kinds: Vec::new(),
             singletons: Vec::new(),
+            session: SessionOptions::default(),
+            handlers: Vec::new(),
+            forward: None,
         }
     }
 
@@ -81,6 +100,54 @@ impl Node {
     /// [`NodeError::NotRegistered`], [`NodeError::InvalidId`].
     pub fn entity<E: EventSourced>(&self, key: &str) -> Result<EntityRef<E>, NodeError> {
         EntityRef::find(&self.kinds, key)
+    }
+
+    /// The node's own session, which [`lock`](Self::lock) and the like use. Its lease and its label are
+    /// those of [`NodeBuilder::session`].
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        self.sessions.own(&self.shared, &self.kinds, &self.session)
+    }
+
+    /// Opens another session: with a lease of its own, and which ends by itself.
+    #[must_use]
+    pub fn open_session(&self, options: SessionOptions) -> Session {
+        self.sessions.open(&self.shared, &self.kinds, options)
+    }
+
+    /// The lock of this name, for the node's own session.
+    ///
+    /// # Errors
+    /// As [`Session::lock`].
+    pub fn lock(&self, name: &str) -> Result<Lock, CoordinationError> {
+        self.session().lock(name)
+    }
+
+    /// The semaphore of this name with so many permits, for the node's own session.
+    ///
+    /// # Errors
+    /// As [`Session::semaphore`].
+    pub fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, CoordinationError> {
+        self.session().semaphore(name, permits)
+    }
+
+    /// The barrier of this name for so many parties, for the node's own session.
+    ///
+    /// # Errors
+    /// As [`Session::barrier`].
+    pub fn barrier(&self, name: &str, parties: u32) -> Result<Barrier, CoordinationError> {
+        self.session().barrier(name, parties)
+    }
+
+    /// The cluster's leader: who it is, and what only it does.
+    #[must_use]
+    pub fn leader(&self) -> &Leader {
+        &self.leader
+    }
+
+    /// Commands on several entities, of which all are carried out or none: see [`Transaction`].
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self.shared.clone())
     }
 
     /// Ends an entity's quarantine: the next command recovers it anew. For use once the cause is
@@ -114,8 +181,11 @@ impl Node {
     /// builder's `shutdown_timeout` are refused. Returns when all that is done, also where another
     /// call did it.
     pub async fn shutdown(&self) {
-        if let Some(cluster) = self.cluster.as_ref().filter(|_| self.shared.refusal().is_none()) {
-            cluster.step_down_as_configured().await;
+        if self.shared.check_open().is_ok() {
+            self.sessions.settle().await;
+            if let Some(cluster) = &self.cluster {
+                cluster.step_down_as_configured().await;
+            }
         }
         if self.shared.close() {
             tracing::info!("the node is shutting down");
@@ -136,7 +206,8 @@ impl Node {
     fn occupy(&mut self, cluster: &Cluster) {
         cluster.measure(Arc::downgrade(&self.shared.load));
         self.cluster = Some(cluster.clone());
-        let tenant: Arc<dyn Tenant> = Arc::new(Entities(Arc::downgrade(&self.shared)));
+        let (shared, kinds) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.all));
+        let tenant: Arc<dyn Tenant> = Arc::new(Entities { shared, kinds });
         cluster.occupy(Arc::downgrade(&tenant));
         // It is set here alone.
         let _ = self.shared.tenant.set(tenant);
@@ -144,8 +215,9 @@ impl Node {
 
     fn run_singletons(self, plans: Vec<Plan>) -> Result<Self, NodeError> {
         for plan in plans {
-            let task = tokio::spawn(keep(self.shared.clone(), plan));
-            self.root.cast(RootMessage::Keep(AbortOnDrop::new(&task))).map_err(actor_error)?;
+            for task in keep_all(&self.shared, &plan)? {
+                self.root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
+            }
         }
         Ok(self)
     }
@@ -198,7 +270,12 @@ pub struct NodeBuilder {
     shutdown_timeout: Duration,
     kinds: Vec<Entry>,
     singletons: Vec<Result<Plan, NodeError>>,
+    session: SessionOptions,
+    handlers: Vec<AddHandler>,
+    forward: Option<Arc<dyn Forward>>,
 }
+
+type AddHandler = Box<dyn FnOnce(&mut Handlers) -> Result<(), NodeError> + Send + Sync>;
 
 impl NodeBuilder {
     /// Adds a kind of entity.
@@ -257,6 +334,106 @@ impl NodeBuilder {
     {
         self.singletons.push(Plan::new(name, run));
         self
+    }
+
+    /// Adds workers: tasks `name-0`, `name-1` and so on, `count` of them, each a
+    /// [`singleton`](Self::singleton). They are spread over the shards one after the other, so that no
+    /// shard has two before each has one, and with the shards over the nodes. Register them with the same
+    /// count on every node. Raise the count at will; where it is lowered while nodes are upgraded, the
+    /// last ones go on until the last node is.
+    ///
+    /// ```
+    /// # use duractor::{Node, Singleton};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// let node = Node::builder(dir.path())
+    ///     .workers("mailer", 3, async |worker: Singleton| {
+    ///         println!("{} is number {}", worker.name(), worker.index());
+    ///         worker.ending().await;
+    ///         Ok(())
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn workers<F>(
+        mut self,
+        name: &str,
+        count: usize,
+        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), SideError>> + Send + 'static,
+    {
+        self.singletons.extend(Plan::workers(name, count, run));
+        self
+    }
+
+    /// Adds a worker for each shard, `name@0` and so on, which runs where the shard's entities do:
+    /// [`Singleton::shard`](crate::Singleton::shard) says which. For work on what the shard has, as its
+    /// log. Otherwise as a [`singleton`](Self::singleton).
+    pub fn shard_workers<F>(
+        mut self,
+        name: &str,
+        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), SideError>> + Send + 'static,
+    {
+        self.singletons.push(Plan::each(name, run));
+        self
+    }
+
+    /// Adds a handler that only the cluster's leader runs: any node calls it by
+    /// [`Leader::forward`](crate::Leader::forward), the leader also by
+    /// [`Leader::call`](crate::Leader::call). Register it on every node. It is dropped at its next
+    /// `await` when the node ceases to lead.
+    ///
+    /// ```
+    /// # use duractor::{Command, Node, Leadership};
+    /// # use std::time::Duration;
+    /// #[derive(Command)]
+    /// #[command(reply = u64)]
+    /// struct NextInvoice {
+    ///     year: u32,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// let node = Node::builder(dir.path())
+    ///     .leader_handler(async |_: Leadership, next: NextInvoice| u64::from(next.year) * 1000)
+    ///     .start()
+    ///     .await?;
+    /// let number = node.leader().forward(NextInvoice { year: 2 }, Duration::from_secs(5)).await?;
+    /// assert_eq!(number, 2000);
+    /// node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn leader_handler<C, F>(
+        mut self,
+        handler: impl Fn(Leadership, C) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: crate::Command,
+        F: Future<Output = C::Reply> + Send + 'static,
+    {
+        self.handlers.push(Box::new(move |handlers| handlers.add(handler)));
+        self
+    }
+
+    /// How calls get to the leader, in place of the cluster's links.
+    pub fn leader_forward(self, forward: Arc<dyn Forward>) -> Self {
+        Self { forward: Some(forward), ..self }
+    }
+
+    /// The lease and the label of the node's own session, for locks and the like.
+    pub fn session(self, session: SessionOptions) -> Self {
+        Self { session, ..self }
     }
 
     /// The seams to the outside world: time, entropy, files. The real ones unless set.
@@ -323,6 +500,24 @@ impl NodeBuilder {
     /// # Errors
     /// [`NodeError`] says what is wrong with the kinds or the folder.
     pub async fn start(self) -> Result<Node, NodeError> {
+        let reserved = self.kinds.iter().find(|entry| is_reserved(entry.kind));
+        if let Some(Entry { kind, .. }) = reserved {
+            return Err(NodeError::ReservedKind { kind });
+        }
+        let warden = Arc::new(Warden::default());
+        self.with_own_kinds(&warden).begin(&warden).await
+    }
+
+    /// The kinds that every node has.
+    fn with_own_kinds(self, warden: &Arc<Warden>) -> Self {
+        self.register(Leases::new(warden.clone()))
+            .register(Permits::<Locks>::new(warden.clone()))
+            .register(Permits::<Semaphores>::new(warden.clone()))
+            .register(Barriers::new(warden.clone()))
+            .register(Coordinator)
+    }
+
+    async fn begin(self, warden: &Warden) -> Result<Node, NodeError> {
         let mut names: Vec<_> = self.kinds.iter().map(|entry| entry.kind).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -336,7 +531,12 @@ impl NodeBuilder {
             return Err(NodeError::DuplicateSingleton { name: twice[0].clone() });
         }
 
-        let (journal, snapshots) = self.stores().await?;
+        let mut handlers = Handlers::default();
+        self.handlers.into_iter().try_for_each(|add| add(&mut handlers))?;
+
+        let (journal, snapshots) =
+            stores(self.journal, self.snapshots, &self.dir, &self.env, self.shards).await?;
+        let transport = self.replicas.as_ref().map(|(transport, _)| transport.clone());
         let (away, listening) = match self.replicas {
             None => ((None, None), None),
             Some((transport, voters)) => {
@@ -351,6 +551,7 @@ impl NodeBuilder {
                 ((Some(replicas), Some(router)), Some(task))
             }
         };
+        let env = self.env.clone();
         let shared = Shared::new(
             self.env,
             journal.clone(),
@@ -359,7 +560,11 @@ impl NodeBuilder {
             self.recoveries,
             self.max_open,
         );
-        let mut started = assemble(shared, self.kinds, self.shutdown_timeout, listening).await;
+        warden.attach(&shared);
+        let (cluster, forward) = (self.cluster.clone(), self.forward);
+        let leader = Leader::new(&shared, Setup { cluster, transport, handlers, forward }, &env);
+        let own = (self.shutdown_timeout, self.session, leader);
+        let mut started = assemble(shared, self.kinds, own, listening).await;
         if let (Ok(node), Some(cluster)) = (&mut started, &self.cluster) {
             node.occupy(cluster);
         }
@@ -371,46 +576,55 @@ impl NodeBuilder {
         }
         started
     }
+}
 
-    async fn stores(&self) -> Result<(Arc<dyn Journal>, Arc<dyn SnapshotStore>), NodeError> {
-        tracing::debug!(dir = %self.dir.display(), "opening");
-        let journal: Arc<dyn Journal> = match &self.journal {
-            Some(journal) => journal.clone(),
-            None => {
-                let mut config = LogConfig::new(self.dir.join("log"));
-                config.shards = self.shards;
-                LogJournal::open(config, self.env.clone()).await?
-            }
-        };
-        let snapshots: Arc<dyn SnapshotStore> = match &self.snapshots {
-            Some(snapshots) => snapshots.clone(),
-            None => {
-                let path = self.dir.join("snapshots.redb");
-                let opened =
-                    RedbSnapshots::open(path, SnapshotOptions::default(), self.env.clone()).await;
-                match opened {
-                    Ok(snapshots) => snapshots,
-                    Err(error) => {
-                        journal.shutdown().await;
-                        return Err(error.into());
-                    }
+/// Opens what was not given.
+async fn stores(
+    journal: Option<Arc<dyn Journal>>,
+    snapshots: Option<Arc<dyn SnapshotStore>>,
+    dir: &Path,
+    env: &Env,
+    shards: u16,
+) -> Result<(Arc<dyn Journal>, Arc<dyn SnapshotStore>), NodeError> {
+    tracing::debug!(dir = %dir.display(), "opening");
+    let journal: Arc<dyn Journal> = match journal {
+        Some(journal) => journal,
+        None => {
+            let mut config = LogConfig::new(dir.join("log"));
+            config.shards = shards;
+            LogJournal::open(config, env.clone()).await?
+        }
+    };
+    let snapshots: Arc<dyn SnapshotStore> = match snapshots {
+        Some(snapshots) => snapshots,
+        None => {
+            let path = dir.join("snapshots.redb");
+            let opened = RedbSnapshots::open(path, SnapshotOptions::default(), env.clone()).await;
+            match opened {
+                Ok(snapshots) => snapshots,
+                Err(error) => {
+                    journal.shutdown().await;
+                    return Err(error.into());
                 }
             }
-        };
-        Ok((journal, snapshots))
-    }
+        }
+    };
+    Ok((journal, snapshots))
 }
 
 /// Starts the actors over open stores, and claims the shards that are this node's.
 async fn assemble(
     shared: Arc<Shared>,
     entries: Vec<Entry>,
-    shutdown_timeout: Duration,
+    (shutdown_timeout, session, leader): (Duration, SessionOptions, Leader),
     listening: Option<AbortOnDrop>,
 ) -> Result<Node, NodeError> {
     let mut kinds: Kinds = HashMap::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Arc<dyn AnyKind>> = Vec::new();
     let mut sweep = SWEEP;
+    let agenda = Kind::new(Arc::new(Agenda), shared.clone());
+    kinds.insert(TypeId::of::<Agenda>(), agenda.clone());
+    all.push(agenda.clone());
     for entry in entries {
         let Registered { typed, any, idle_timeout } = (entry.register)(&shared);
         kinds.insert(entry.id, typed);
@@ -418,6 +632,13 @@ async fn assemble(
         sweep = sweep.min(idle_timeout / 4).max(Duration::from_millis(10));
     }
     let (kinds, all) = (Arc::new(kinds), Arc::new(all));
+    let agendas = Agendas::new(&shared, &agenda, &all)?;
+    // They are set here alone.
+    let _ = shared.kinds.set(Arc::downgrade(&kinds));
+    let host: Arc<dyn Host> =
+        Arc::new(Desk { shared: Arc::downgrade(&shared), kinds: Arc::downgrade(&all) });
+    let _ = shared.host.set(host.clone());
+    let _ = shared.diary.set(agendas.clone());
     let root = start_root(shared.clone(), all.clone(), sweep).await?;
     let follower = match follow(&shared, &root, &all).await {
         Ok(follower) => follower,
@@ -427,27 +648,55 @@ async fn assemble(
             return Err(error);
         }
     };
-    // It is set here alone.
-    let _ = shared.kinds.set(Arc::downgrade(&kinds));
     if let Some(router) = &shared.router {
-        router.host(Arc::new(Desk(Arc::downgrade(&all))));
+        router.host(host);
     }
     let following = AbortOnDrop::new(&tokio::spawn(follower.run()));
     for task in [Some(following), listening].into_iter().flatten() {
         root.cast(RootMessage::Keep(task)).map_err(actor_error)?;
     }
+    for shard in 0..shared.journal.shards() {
+        let keeper = tokio::spawn(keep_agenda(shared.clone(), agendas.clone(), ShardId(shard)));
+        root.cast(RootMessage::Keep(AbortOnDrop::new(&keeper))).map_err(actor_error)?;
+    }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
-    Ok(Node { shared, kinds, all, root, cluster: None, shutdown_timeout })
+    let sessions = Arc::default();
+    Ok(Node {
+        shared,
+        kinds,
+        all,
+        root,
+        cluster: None,
+        shutdown_timeout,
+        sessions,
+        session,
+        leader,
+    })
 }
 
-/// Where commands of other nodes' callers arrive.
-struct Desk(Weak<Vec<Arc<dyn AnyKind>>>);
+/// Where commands arrive that travel as bytes: of other nodes' callers, and the framework's own.
+struct Desk {
+    shared: Weak<Shared>,
+    kinds: Weak<Vec<Arc<dyn AnyKind>>>,
+}
 
 impl Host for Desk {
+    fn make_ready(&self, entities: Vec<EntityId>) -> BoxFuture<'static, ()> {
+        let kinds = self.kinds.upgrade().unwrap_or_default();
+        let ready = entities.into_iter().filter_map(move |id| {
+            let kind = kinds.iter().find(|kind| kind.name() == id.kind())?;
+            Some(kind.clone().make_ready(id))
+        });
+        Box::pin(async move { drop(join_all(ready).await) })
+    }
+
     fn arrived(&self, arrived: Arrived) {
-        let Some(kinds) = self.0.upgrade() else {
+        let (Some(shared), Some(kinds)) = (self.shared.upgrade(), self.kinds.upgrade()) else {
             return arrived.reply.send(Err(AskError::ShuttingDown));
         };
+        if arrived.command == DoTogether::NAME {
+            return local::arrived(shared, self.kinds.clone(), arrived);
+        }
         match kinds.iter().find(|kind| kind.name() == arrived.entity.kind()) {
             Some(kind) => kind.clone().arrived(arrived),
             None => {
@@ -479,6 +728,11 @@ fn check<E: EventSourced>() -> Result<(), NodeError> {
     let kind = E::KIND;
     check_kind(kind)?;
     let schemas = |what, error| NodeError::Schemas { kind, what, error };
-    check_schemas(E::Event::schemas()).map_err(|error| schemas("events", error))?;
-    check_schemas(&E::Commands::schemas()).map_err(|error| schemas("commands", error))
+    let check = |what, known: &[Schema]| {
+        let taken = known.iter().find(|schema| is_reserved(schema.name));
+        let taken = taken.map_or(Ok(()), |taken| Err(SchemaError::Reserved { name: taken.name }));
+        taken.and_then(|()| check_schemas(known)).map_err(|error| schemas(what, error))
+    };
+    check("events", E::Event::schemas())?;
+    check("commands", &E::Commands::schemas())
 }

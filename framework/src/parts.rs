@@ -5,14 +5,58 @@
 
 use std::{future::Future, time::Duration};
 
+use duractor_journal::{EntityId, Timestamp};
+
 use crate::{
+    codec::CodecError,
     command::Command,
     context::SideContext,
     delivery::told,
     effect::{Effect, Handle, Unanswered},
     entity::EventSourced,
+    error::AskError,
     intent::{Side, SideError, TimerChange},
+    meta::{Call, Then, When, Wish},
+    outcome::{self, Outcome},
 };
+
+/// What an effect wants delivered.
+fn delivery<F: Handle<C>, C: Command>(
+    key: &str,
+    command: &C,
+    then: Option<Result<Then, AskError>>,
+) -> Wish {
+    let wish = || {
+        let to = EntityId::new(F::KIND, key).map_err(AskError::InvalidId)?;
+        let call = Call::of(command).map_err(AskError::Codec)?;
+        Ok(Wish::Deliver { to, call, then: then.transpose()? })
+    };
+    wish().unwrap_or_else(Wish::Invalid)
+}
+
+/// The command that brings an outcome back. Its payload is made when the outcome is there, so it must
+/// be that of its one field.
+fn then<C: Command, T: Command + From<Outcome<C>>>(key: &str) -> Result<Then, AskError> {
+    let sample = || EntityId::new("sample", key).map_err(AskError::InvalidId);
+    let is = T::from(Outcome::sample(sample()?)).encode().map_err(AskError::Codec)?;
+    let wanted = outcome::payload(&sample()?, 0, Err(String::new()));
+    if wanted.ok() != Some(is) {
+        let (name, reason) = (T::NAME.to_owned(), "it has other fields than an `Outcome`".into());
+        return Err(AskError::Codec(CodecError::Encode { name, reason }));
+    }
+    Ok(Then { command: T::NAME.to_owned(), version: T::VERSION })
+}
+
+fn reminder<C: Command>(name: String, when: When, period: Duration, command: &C) -> Wish {
+    match Call::of(command) {
+        Ok(call) => Wish::Remind { name, when, every_ms: millis(period), call },
+        Err(error) => Wish::Invalid(AskError::Codec(error)),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// The parts of an effect that come beside events and answer, for both types.
 macro_rules! parts {
@@ -40,6 +84,99 @@ macro_rules! parts {
             let key = key.into();
             let call = move |cx: &SideContext| Ok(cx.entity::<F>(&key)?.tell(command)?);
             self.intent.after.sides.push(Side::Call(Box::new(call)));
+            self
+        }
+
+        /// Delivers a command to another entity, wherever that is, *effectively once*: what is to be
+        /// delivered is kept with the events of this effect, or not at all; after the commit it is sent
+        /// until the receiver has carried it out, through crashes and moves of both; and the receiver
+        /// sees a repeat by what it keeps with its own events. Deliveries from one entity to another
+        /// come in their order.
+        ///
+        /// The reply is dropped: a refusal by the receiver's own rules is a reply and ends the delivery.
+        /// See [`deliver_then`](Self::deliver_then) for senders that want to know. Where the receiver
+        /// cannot take it (it knows no such command, its handler fails), it is given up after
+        /// [`delivery_attempts`](crate::EntitySettings::delivery_attempts): see
+        /// [`EntityRef::follow_ups`](crate::EntityRef::follow_ups).
+        ///
+        /// The command is refused with [`AskError::LimitReached`](crate::AskError::LimitReached) where
+        /// [`outbox`](crate::EntitySettings::outbox) deliveries are pending.
+        pub fn deliver<F, C>(mut self, key: impl AsRef<str>, command: C) -> Self
+        where
+            F: Handle<C>,
+            C: Command,
+        {
+            self.intent.wishes.push(delivery::<F, C>(key.as_ref(), &command, None));
+            self
+        }
+
+        /// [`deliver`](Self::deliver) that brings back what came of it, effectively once, as a command
+        /// `T` of this entity: one whose only field is an [`Outcome`](crate::Outcome).
+        pub fn deliver_then<F, C, T>(mut self, key: impl AsRef<str>, command: C) -> Self
+        where
+            F: Handle<C>,
+            C: Command,
+            E: Handle<T>,
+            T: Command + From<Outcome<C>>,
+        {
+            let then = then::<C, T>(key.as_ref());
+            self.intent.wishes.push(delivery::<F, C>(key.as_ref(), &command, Some(then)));
+            self
+        }
+
+        /// Sends the entity itself a command at a time (by the wall clock of the node that runs it), in
+        /// memory or not, through restarts and moves. That it came is written in one batch with the
+        /// events of its handler, so it takes effect once. A reminder of the same name is replaced.
+        ///
+        /// It comes as soon as possible after that time, never before it by that node's clock. The
+        /// command is refused with [`AskError::LimitReached`](crate::AskError::LimitReached) where there
+        /// would be more than [`reminders`](crate::EntitySettings::reminders).
+        pub fn remind_at<C>(mut self, name: impl Into<String>, at: Timestamp, command: C) -> Self
+        where
+            E: Handle<C>,
+            C: Command,
+        {
+            self.intent.wishes.push(reminder(name.into(), When::At(at), Duration::ZERO, &command));
+            self
+        }
+
+        /// [`remind_at`](Self::remind_at) the time after that, counted from now.
+        pub fn remind_after<C>(
+            mut self,
+            name: impl Into<String>,
+            after: Duration,
+            command: C,
+        ) -> Self
+        where
+            E: Handle<C>,
+            C: Command,
+        {
+            let when = When::After(millis(after));
+            self.intent.wishes.push(reminder(name.into(), when, Duration::ZERO, &command));
+            self
+        }
+
+        /// [`remind_after`](Self::remind_after) again and again, until it is cancelled. Times that were
+        /// missed are not made up for: the next one is the first that is still to come. At least 1 ms.
+        pub fn remind_every<C>(
+            mut self,
+            name: impl Into<String>,
+            period: Duration,
+            command: C,
+        ) -> Self
+        where
+            E: Handle<C>,
+            C: Command,
+        {
+            let period = period.max(Duration::from_millis(1));
+            let when = When::After(millis(period));
+            self.intent.wishes.push(reminder(name.into(), when, period, &command));
+            self
+        }
+
+        /// Forgets a reminder. Its command does not come any more once this is committed.
+        pub fn cancel_reminder(mut self, name: impl Into<String>) -> Self {
+            self.intent.wishes.push(Wish::CancelReminder { name: name.into() });
             self
         }
 

@@ -32,6 +32,9 @@ pub struct EntitySettings {
     /// How many entities of the kind stay in memory: beyond it, the one that was idle longest leaves.
     /// No limit unless set. The limit is soft: busy entities are never thrown out.
     pub active_limit: Option<usize>,
+    /// Which entity leaves memory where there are more than [`active_limit`](Self::active_limit). The one
+    /// that was idle longest unless set.
+    pub eviction: Eviction,
     /// Commands that wait for one entity or are under way in it; beyond it,
     /// [`AskError::Busy`](crate::AskError::Busy). 1024 unless set.
     pub mailbox: usize,
@@ -50,6 +53,24 @@ pub struct EntitySettings {
     pub dedup_count: usize,
     /// For how long a repeat is recognised. 24 hours unless set.
     pub dedup_age: Duration,
+    /// Deliveries of one entity that are not done; a command that would add more is refused with
+    /// [`AskError::LimitReached`](crate::AskError::LimitReached). 1000 unless set.
+    pub outbox: usize,
+    /// Of how many entities one entity remembers which of their deliveries it carried out. Beyond it,
+    /// those that were quiet for [`dedup_age`](Self::dedup_age) (12 hours at least) are forgotten; where
+    /// there are none, deliveries of others wait. 10 000 unless set.
+    pub senders: usize,
+    /// Reminders that one entity may have at once. 64 unless set.
+    pub reminders: usize,
+    /// How often a delivery, or a reminder's command, may be refused before it is given up. Refusals
+    /// are what trying again is unlikely to help: an unknown command, a handler that fails. 20 unless
+    /// set, which is some minutes.
+    pub delivery_attempts: u32,
+    /// Whether entities that are in memory come back by themselves after a restart, or on another node
+    /// after a move. They stay in memory then until an effect says
+    /// [`passivate`](crate::Effect::passivate): neither the idle timeout nor the active limit makes them
+    /// leave. Starting one costs a write, unless it was started before. Off unless set.
+    pub remember: bool,
     /// How long [`ask`](crate::EntityRef::ask) waits. 5 seconds unless set.
     pub ask_timeout: Duration,
     /// The first delay before an entity that failed starts again; it doubles with every failure in a
@@ -57,6 +78,19 @@ pub struct EntitySettings {
     pub restart_min: Duration,
     /// The longest such delay. 10 seconds unless set.
     pub restart_max: Duration,
+}
+
+/// Which entity leaves memory where there are too many: see [`EntitySettings::eviction`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// The one that was idle longest.
+    #[default]
+    LeastRecentlyUsed,
+    /// Of the 8 that were idle longest the one that was used least, with uses of 8 s ago counting half
+    /// (ageing). For loads in which many entities are used once beside few that are used again and
+    /// again.
+    LeastFrequentlyUsed,
 }
 
 impl Default for EntitySettings {
@@ -68,6 +102,7 @@ impl Default for EntitySettings {
             state_version: 1,
             idle_timeout: Duration::from_secs(120),
             active_limit: None,
+            eviction: Eviction::LeastRecentlyUsed,
             mailbox: 1024,
             stash: 256,
             timers: 64,
@@ -75,6 +110,11 @@ impl Default for EntitySettings {
             max_in_flight_bytes: 1 << 20,
             dedup_count: 1000,
             dedup_age: Duration::from_secs(24 * 60 * 60),
+            outbox: 1000,
+            senders: 10_000,
+            reminders: 64,
+            delivery_attempts: 20,
+            remember: false,
             ask_timeout: Duration::from_secs(5),
             restart_min: Duration::from_millis(100),
             restart_max: Duration::from_secs(10),
@@ -116,6 +156,11 @@ impl EntitySettings {
     }
 
     #[must_use]
+    pub fn eviction(self, eviction: Eviction) -> Self {
+        Self { eviction, ..self }
+    }
+
+    #[must_use]
     pub fn mailbox(self, mailbox: usize) -> Self {
         Self { mailbox: mailbox.max(1), ..self }
     }
@@ -148,6 +193,31 @@ impl EntitySettings {
     #[must_use]
     pub fn dedup_age(self, dedup_age: Duration) -> Self {
         Self { dedup_age, ..self }
+    }
+
+    #[must_use]
+    pub fn outbox(self, deliveries: usize) -> Self {
+        Self { outbox: deliveries, ..self }
+    }
+
+    #[must_use]
+    pub fn senders(self, senders: usize) -> Self {
+        Self { senders: senders.max(1), ..self }
+    }
+
+    #[must_use]
+    pub fn reminders(self, reminders: usize) -> Self {
+        Self { reminders, ..self }
+    }
+
+    #[must_use]
+    pub fn delivery_attempts(self, attempts: u32) -> Self {
+        Self { delivery_attempts: attempts.max(1), ..self }
+    }
+
+    #[must_use]
+    pub fn remember(self, remember: bool) -> Self {
+        Self { remember, ..self }
     }
 
     #[must_use]

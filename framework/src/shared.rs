@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{Env, Journal, JournalError, Limits, Member, ShardId, Term};
+use duractor_journal::{
+    EntityId, Env, Journal, JournalError, Limits, Member, ShardId, Term, Timestamp,
+};
 use duractor_snapshot::SnapshotStore;
 use futures_util::future::BoxFuture;
 use ractor::{ActorCell, ActorRef};
@@ -20,12 +22,15 @@ use tokio::{
 use crate::{
     cluster::Tenant,
     context::Kinds,
+    delivery::Away,
     error::{AskError, has_stopped},
     hold::{Hold, Tenure},
+    intent::{Options, Tell},
     ledger::Ledger,
     load::Load,
     replica::Replicas,
-    route::{Arrived, Router},
+    route::{Arrived, Host, Router},
+    step::RawStep,
     task::until,
 };
 
@@ -65,6 +70,18 @@ pub(crate) trait AnyKind: Send + Sync {
     /// Takes a command that another node's caller sent.
     fn arrived(self: Arc<Self>, arrived: Arrived);
 
+    /// So many of the shard's entities that were used most of late, with how much, the hottest first.
+    fn hottest(&self, shard: ShardId, now: u64, n: usize) -> Vec<(u64, EntityId)>;
+
+    /// Reads an entity's state, so that it starts soon when the shard comes to this node.
+    fn make_ready(self: Arc<Self>, id: EntityId) -> BoxFuture<'static, ()>;
+
+    /// Brings an entity into memory, where it looks for what it has to do.
+    fn wake(self: Arc<Self>, id: &EntityId, tell: Tell);
+
+    /// Takes a step of a transaction for an entity.
+    fn step(self: Arc<Self>, entity: EntityId, step: RawStep, options: Options, reply: Away);
+
     /// Makes entities leave memory that were idle for too long, or are too many. `now` is in
     /// milliseconds of [`Shared::millis`].
     fn sweep(&self, now: u64);
@@ -75,6 +92,42 @@ pub(crate) trait AnyKind: Send + Sync {
     /// Makes every entity of a shard look at whether it may go on. What they have not begun is
     /// refused with `refuse`, where that is given, or is left to their next incarnations.
     fn evict(&self, shard: ShardId, refuse: Option<&AskError>);
+}
+
+/// Hears whether an entity is on the agenda.
+pub(crate) type Entered = Box<dyn FnOnce(Result<(), AskError>) + Send>;
+
+/// Which entities of the shards that this node owns have something to do without being called. What
+/// `work` is only its entity knows.
+pub(crate) trait Diary: Send + Sync {
+    /// Sees to it, in the journal, that whoever owns the shard wakes the entity at `due` or earlier, or
+    /// starts it at once.
+    fn enter(
+        &self,
+        entity: &EntityId,
+        shard: ShardId,
+        due: Option<Timestamp>,
+        remember: bool,
+        done: Entered,
+    );
+
+    /// The entity is entered for that time, or an earlier one.
+    fn note(&self, entity: &EntityId, shard: ShardId, due: Timestamp);
+
+    /// The next thing that an entity, which is entered, has to do is then.
+    fn plan(&self, entity: &EntityId, shard: ShardId, due: Timestamp);
+
+    /// The entity is to be woken after that, whatever else.
+    fn again(&self, entity: &EntityId, shard: ShardId, after: Duration);
+
+    /// The entity need not be woken before `due`, or not at all.
+    fn leave(&self, entity: &EntityId, shard: ShardId, due: Option<Timestamp>, forget: bool);
+
+    /// It failed on a piece of work once more. Returns how often that was on this node.
+    fn crashed(&self, entity: &EntityId, shard: ShardId, work: (u8, u64)) -> u32;
+
+    /// How often it failed on it.
+    fn crashes(&self, entity: &EntityId, shard: ShardId, work: (u8, u64)) -> u32;
 }
 
 /// An actor that was spawned.
@@ -156,6 +209,10 @@ pub(crate) struct Shared {
     /// The node's follower of the shards' owners.
     pub(crate) follower: OnceLock<mpsc::UnboundedSender<Told>>,
     pub(crate) kinds: OnceLock<Weak<Kinds>>,
+    /// Where commands arrive that come as bytes.
+    pub(crate) host: OnceLock<Arc<dyn Host>>,
+    /// Who is to be woken.
+    pub(crate) diary: OnceLock<Arc<dyn Diary>>,
     /// What the cluster asks, as long as the node runs.
     pub(crate) tenant: OnceLock<Arc<dyn Tenant>>,
     status: Status,
@@ -195,6 +252,8 @@ impl Shared {
             shards: OnceLock::new(),
             follower: OnceLock::new(),
             kinds: OnceLock::new(),
+            host: OnceLock::new(),
+            diary: OnceLock::new(),
             tenant: OnceLock::new(),
             status: Status::default(),
             busy: AtomicUsize::new(0),

@@ -9,7 +9,7 @@ mod group;
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
 use common::*;
-use duractor::{AskError, EntitySettings, Node, TookEffect};
+use duractor::{AskError, EntitySettings, Node, Stale, TookEffect};
 use duractor_journal::{Member, ShardId};
 use group::{Group, View, Wires};
 
@@ -131,6 +131,49 @@ async fn a_leader_is_found_past_those_that_believe_in_one_that_is_gone() {
     for (node, total) in [(0, 1), (1, 2), (2, 3)] {
         assert_eq!(three.add(node, 1).await.unwrap().unwrap(), total);
     }
+    three.finish().await;
+}
+
+/// On whichever node: from its own replica, without a word to the leader, and never more than a look.
+#[tokio::test(start_paused = true)]
+async fn a_replica_answers_reads_that_may_be_stale() {
+    let three = Three::led().await;
+    assert_eq!(three.add(0, 2).await.unwrap().unwrap(), 2);
+    let away = account(&three.nodes[1], "a");
+    three.wires.cut(three.views[0].me, three.views[1].me);
+    three.views[1].cut();
+    let Stale { reply, revision } = away.ask(Get {}).stale().await.unwrap();
+    assert_eq!((reply, revision), (2, seq(1)));
+    let error = away.ask(Add { by: 1 }).stale().await.unwrap_err();
+    assert!(matches!(error, AskError::NotARead { .. }), "{error}");
+    assert_eq!(error.effect(), TookEffect::None);
+    let error = away.ask(Panic {}).stale().await.unwrap_err();
+    assert!(matches!(error, AskError::Crashed { .. }), "{error}");
+    // It follows the log: only what is new is read.
+    assert_eq!(three.add(0, 3).await.unwrap().unwrap(), 5);
+    let Stale { reply, revision } = away.ask(Get {}).stale().await.unwrap();
+    assert_eq!((reply, revision), (5, seq(2)));
+    assert_eq!(three.nodes[1].active::<Account>().unwrap(), 0, "nothing runs here");
+    // And it is what the entity goes on from, where its shard comes here.
+    three.views[1].heal();
+    three.wires.heal();
+    three.elect(1).await;
+    assert_eq!(three.add(1, 1).await.unwrap().unwrap(), 6);
+    three.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_reads_need_no_confirmation() {
+    let three = Three::led().await;
+    assert_eq!(three.add(0, 2).await.unwrap().unwrap(), 2);
+    let confirms = || three.views[0].confirms.load(std::sync::atomic::Ordering::SeqCst);
+    let before = confirms();
+    for node in &three.nodes {
+        assert_eq!(account(node, "a").ask(Get {}).lease_read().await.unwrap(), 2);
+    }
+    assert_eq!(confirms(), before);
+    assert_eq!(account(&three.nodes[2], "a").ask(Get {}).await.unwrap(), 2);
+    assert_eq!(confirms(), before + 1);
     three.finish().await;
 }
 

@@ -3,10 +3,12 @@
 //! It looks at the batch alone; what the journal holds (epoch, expected sequence number) is checked
 //! by the journal itself, after this.
 
+use std::collections::BTreeSet;
+
 use crate::{
     error::JournalError,
     id::Position,
-    record::{AppendBatch, Limits, MAX_NAME_BYTES, NewEvent},
+    record::{AppendBatch, Limits, MAX_NAME_BYTES, MAX_TOGETHER, NewEvent},
 };
 
 /// What [`batch_bytes`] counts for a batch besides its texts: numbers, lengths and flags.
@@ -39,6 +41,45 @@ pub fn check_batch(batch: &AppendBatch, limits: &Limits) -> Result<(), JournalEr
         check_size(batch, "event payload", event.payload.len(), limits.max_payload_bytes)?;
     }
     check_size(batch, "batch", batch_bytes(batch), limits.max_batch_bytes)
+}
+
+/// Checks batches that are to be written together, before anything of them is written: each as
+/// [`check_batch`] does, all of one of `shards` shards, each of another entity, at most
+/// [`MAX_TOGETHER`] of them. Together they have at most [`Limits::max_batch_events`] events, counting
+/// one more for what binds them, and at most [`Limits::max_batch_bytes`] bytes.
+///
+/// # Errors
+/// As [`check_batch`], for the batch that is too much.
+pub fn check_together(
+    batches: &[AppendBatch],
+    limits: &Limits,
+    shards: u16,
+) -> Result<(), JournalError> {
+    let most = limits.max_batch_events.min(Position::MAX_RECORDS_PER_ENTRY);
+    let (mut events, mut bytes) = (1, 0);
+    let mut entities = BTreeSet::new();
+    for (n, batch) in batches.iter().enumerate() {
+        check_batch(batch, limits)?;
+        if n >= MAX_TOGETHER {
+            let reason = format!("at most {MAX_TOGETHER} batches are written together");
+            return Err(invalid(batch, reason));
+        }
+        if batch.entity.shard(shards) != batches[0].entity.shard(shards) {
+            let reason = format!("it is of another shard than {}", batches[0].entity);
+            return Err(invalid(batch, reason));
+        }
+        if !entities.insert(&batch.entity) {
+            return Err(invalid(batch, "the entity has two of the batches".into()));
+        }
+        events += batch.events.len();
+        if batches.len() > 1 && events > most {
+            let reason = format!("with those before it there are more than {most} events");
+            return Err(invalid(batch, reason));
+        }
+        bytes += batch_bytes(batch);
+        check_size(batch, "batches", bytes, limits.max_batch_bytes)?;
+    }
+    Ok(())
 }
 
 /// How many bytes a batch takes at most, encoded: its texts and payloads, the reply of its request,

@@ -25,6 +25,7 @@
 //! |---|---|
 //! | `kit` | none: what the cases are written with |
 //! | `append` | order, atomicity, expected sequence numbers, epochs |
+//! | `together` | batches of several entities that are written together |
 //! | `limits` | what a batch may hold |
 //! | `read` | replay, head, delete, and that records come back as written |
 //! | `tail` | commit order, once each, live; the end |
@@ -44,6 +45,7 @@ mod model;
 mod read;
 mod restart;
 mod tail;
+mod together;
 
 pub use append::*;
 pub use limits::*;
@@ -51,6 +53,7 @@ pub use model::*;
 pub use read::*;
 pub use restart::*;
 pub use tail::*;
+pub use together::*;
 
 /// How long a case may take before it counts as hanging, on tokio's clock.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(180);
@@ -141,6 +144,11 @@ macro_rules! journal_contract_cases {
             an_unknown_shard_is_refused
             concurrent_appenders_on_many_entities
             concurrent_appenders_on_one_entity
+            batches_go_together_or_not_at_all
+            batches_that_go_together_are_one_entry
+            batches_that_go_together_are_pipelined
+            a_stale_epoch_cannot_append_together
+            malformed_batches_do_not_go_together
             the_largest_payload_fits_and_no_larger
             an_event_may_have_no_payload
             the_fullest_batch_fits_and_no_fuller
@@ -168,6 +176,7 @@ macro_rules! journal_contract_cases {
             shutdown_finishes_what_was_taken
             after_shutdown_everything_is_closed
             everything_is_there_after_reopening
+            what_went_together_is_there_after_reopening
             deletes_outlast_reopening
             terms_grow_across_reopening
             tail_goes_on_across_reopening

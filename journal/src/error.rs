@@ -50,7 +50,7 @@ pub enum JournalError {
     TooLarge {
         /// Whose batch.
         entity: EntityId,
-        /// `"event payload"` or `"batch"`.
+        /// `"event payload"`, `"batch"`, or `"batches"` that are written together.
         what: &'static str,
         /// Its size in bytes.
         bytes: usize,

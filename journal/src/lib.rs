@@ -42,8 +42,8 @@ pub use log::probe;
 pub use log::{LogConfig, LogUsage};
 pub use memory::MemoryJournal;
 pub use port::{
-    Ack, AppendDone, Appended, Deletions, Head, Journal, Ownership, Ownerships, RecordChunks,
-    ReplayRange,
+    Ack, AllDone, AppendDone, Appended, Deletions, Head, Journal, Ownership, Ownerships,
+    RecordChunks, ReplayRange,
 };
 pub use record::{AppendBatch, EventRecord, Limits, NewEvent, Request, RequestId};
 pub use transport::{Member, NodeId, Transport};

@@ -22,10 +22,10 @@ use tokio::sync::{Notify, oneshot};
 
 use self::state::{Fault, Op, Shard, State};
 use crate::{
-    check::check_batch,
+    check::{check_batch, check_together},
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
-    port::{Ack, AppendDone, Deletions, Head, Journal, RecordChunks, ReplayRange},
+    port::{Ack, AllDone, AppendDone, Deletions, Head, Journal, RecordChunks, ReplayRange},
     record::{AppendBatch, EventRecord, Limits},
 };
 
@@ -128,6 +128,13 @@ impl Journal for MemoryJournal {
 
     fn submit_with(&self, batch: AppendBatch, _: Ack, done: AppendDone) {
         if let Some((error, done)) = self.inner.accept_append(batch, done) {
+            done(Err(error));
+        }
+        self.inner.commit_queue();
+    }
+
+    fn submit_all(&self, batches: Vec<AppendBatch>, done: AllDone) {
+        if let Some((error, done)) = self.inner.accept_together(batches, done) {
             done(Err(error));
         }
         self.inner.commit_queue();
@@ -238,11 +245,40 @@ impl Inner {
             .check_open()
             .and_then(|()| check_batch(&batch, &self.limits))
             .and_then(|()| state.check_epoch(&batch.entity, batch.epoch))
-            .and_then(|()| state.accept_seq(&batch));
-        match refused {
-            Ok(failures) => state.queue.push_back(Op::Append { batch, failures, done }),
-            Err(error) => return Some((error, done)),
+            .and_then(|()| state.check_seq(&batch));
+        if let Err(error) = refused {
+            return Some((error, done));
         }
+        let failures = state.accept_seq(&batch);
+        state.queue.push_back(Op::Append { batch, failures, done });
+        None
+    }
+
+    /// As [`accept_append`](Self::accept_append), for batches that go together.
+    fn accept_together(
+        &self,
+        batches: Vec<AppendBatch>,
+        done: AllDone,
+    ) -> Option<(JournalError, AllDone)> {
+        let mut state = self.lock();
+        let refused = state
+            .check_open()
+            .and_then(|()| check_together(&batches, &self.limits, self.shards))
+            .and_then(|()| {
+                batches.iter().try_for_each(|batch| {
+                    state.check_epoch(&batch.entity, batch.epoch)?;
+                    state.check_seq(batch)
+                })
+            });
+        if let Err(error) = refused {
+            return Some((error, done));
+        }
+        let accepted = batches.into_iter().map(|batch| {
+            let failures = state.accept_seq(&batch);
+            (batch, failures)
+        });
+        let batches = accepted.collect();
+        state.queue.push_back(Op::Together { batches, done });
         None
     }
 

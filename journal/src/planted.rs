@@ -15,6 +15,8 @@ pub enum Planted {
     EpochUnchecked,
     /// The expected sequence number is not checked when a batch is applied.
     SeqUnchecked,
+    /// Of batches that go together those that fit are written, whatever becomes of the others.
+    TogetherApart,
     /// A repeat of a request is taken for another write.
     DedupForgotten,
     /// Writes are acknowledged when they are written, without an fsync.

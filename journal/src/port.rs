@@ -67,6 +67,10 @@ pub struct Appended {
 /// journal's own thread: it must be quick and must not block.
 pub type AppendDone = Box<dyn FnOnce(Result<Appended, JournalError>) + Send>;
 
+/// Hears what became of batches that were to be committed together: where each was committed, in their
+/// order, or why none was. Called as [`AppendDone`].
+pub type AllDone = Box<dyn FnOnce(Result<Vec<Appended>, JournalError>) + Send>;
+
 /// Records in pieces of bounded size; never an empty piece. An error ends the stream.
 pub type RecordChunks = BoxStream<'static, Result<Vec<EventRecord>, JournalError>>;
 
@@ -137,6 +141,40 @@ pub trait Journal: Send + Sync + 'static {
     /// takes all of them for the same.
     fn submit_with(&self, batch: AppendBatch, ack: Ack, done: AppendDone);
 
+    /// Takes batches of several entities of one shard to write **together**: all of them are committed,
+    /// in one entry of the shard's log, or none is. Where one of them does not fit (its epoch, its
+    /// expected sequence number), all are refused, on every replica alike, and `done` hears why that
+    /// one is. Otherwise as [`submit`](Self::submit): each batch takes its place in the order of its
+    /// entity's batches, and where all are refused, what was submitted after them for these entities
+    /// is refused too.
+    ///
+    /// At most [`MAX_TOGETHER`](crate::record::MAX_TOGETHER) batches, each of another entity;
+    /// together they keep to the limits of one batch (see
+    /// [`check_together`](crate::check::check_together)). A repeat of a request is not recognised
+    /// here: it ends in [`JournalError::WrongExpectedSeq`]. No batches at all are committed at once.
+    fn submit_all(&self, batches: Vec<AppendBatch>, done: AllDone);
+
+    /// [`submit_all`](Journal::submit_all) as a future. The batches are taken up by the call, not by
+    /// the first poll.
+    fn append_all(
+        &self,
+        batches: Vec<AppendBatch>,
+    ) -> BoxFuture<'static, Result<Vec<Appended>, JournalError>> {
+        let (tx, rx) = oneshot::channel();
+        self.submit_all(
+            batches,
+            Box::new(move |result| {
+                // A caller that stopped waiting does not undo the writes.
+                let _ = tx.send(result);
+            }),
+        );
+        Box::pin(async move {
+            rx.await.unwrap_or_else(|_| {
+                Err(JournalError::FailedUnderWay { cause: "the journal was dropped".into() })
+            })
+        })
+    }
+
     /// Waits until reads on this node see everything that was committed anywhere before the call:
     /// then they are linearizable. Returns the position that they reflect at least. Without it,
     /// reads may be stale.
@@ -159,6 +197,12 @@ pub trait Journal: Send + Sync + 'static {
         let _ = epoch;
         let barrier = self.barrier(shard);
         Box::pin(async move { barrier.await.map(|_| ()) })
+    }
+
+    /// Whether this node has a replica of the shard, so that reading it here shows what was committed up to
+    /// some moment.
+    fn has_replica(&self, shard: ShardId) -> bool {
+        shard.0 < self.shards()
     }
 
     /// Who runs the shards' entities, now and in future. On one node always this one, under term 0,

@@ -12,6 +12,9 @@ pub const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Longest event name, tag, metadata key and metadata value, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 255;
 
+/// Most batches that are written together.
+pub const MAX_TOGETHER: usize = 64;
+
 /// A request id: a command's idempotency key, chosen by the caller. A repeat of a command with the
 /// same request id takes effect once.
 ///

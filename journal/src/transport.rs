@@ -103,13 +103,15 @@ pub enum Channel {
     Snapshots = 3,
     /// Commands to entities.
     Entities = 4,
+    /// Calls to the cluster's leader.
+    Leader = 5,
 }
 
 impl Channel {
     /// The channel with this number.
     #[must_use]
     pub fn from_u8(number: u8) -> Option<Self> {
-        [Self::Journal, Self::Cluster, Self::Snapshots, Self::Entities]
+        [Self::Journal, Self::Cluster, Self::Snapshots, Self::Entities, Self::Leader]
             .into_iter()
             .find(|channel| *channel as u8 == number)
     }

@@ -12,8 +12,9 @@ use std::{
 };
 
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, Appended, Deletions, EntityId, EventRecord, Head, Journal,
-    JournalError, Limits, MemoryJournal, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
+    Ack, AllDone, AppendBatch, AppendDone, Appended, Deletions, EntityId, EventRecord, Head,
+    Journal, JournalError, Limits, MemoryJournal, Position, RecordChunks, ReplayRange, Seq,
+    ShardId, Term,
     contract::{Provider, cases},
 };
 use futures_util::{
@@ -71,6 +72,8 @@ enum Bug {
     ReopeningLosesRequests,
     MaintenanceLosesRecord,
     MaintenanceUndeletes,
+    TogetherWritesWhatFits,
+    TogetherIsOnlyOrdered,
 }
 
 /// What is kept over reopening.
@@ -376,6 +379,44 @@ impl Journal for Session {
         }
     }
 
+    fn submit_all(&self, mut batches: Vec<AppendBatch>, done: AllDone) {
+        if self.is_closed() {
+            return done(Err(JournalError::Closed));
+        }
+        let journal = &self.store.journal;
+        match self.store.bug {
+            Bug::TogetherWritesWhatFits => {
+                // All that are refused are left out, and the others are written.
+                let fits = |batch: &AppendBatch| {
+                    batch.expected_seq == self.head_now(&batch.entity).last_seq
+                        && batch.epoch >= self.term_now(batch.entity.shard(self.shards()))
+                };
+                if batches.iter().all(fits) {
+                    return journal.submit_all(batches, done);
+                }
+                for batch in batches.clone().into_iter().filter(fits) {
+                    journal.submit(batch, Box::new(|_| ()));
+                }
+                journal.submit_all(batches, done);
+            }
+            Bug::TogetherIsOnlyOrdered => {
+                let results = Arc::new(Mutex::new(Vec::new()));
+                for batch in batches {
+                    let results = results.clone();
+                    journal.submit(
+                        batch,
+                        Box::new(move |result| results.lock().unwrap().push(result)),
+                    );
+                }
+                done(std::mem::take(&mut *results.lock().unwrap()).into_iter().collect());
+            }
+            _ => {
+                batches.iter_mut().for_each(|batch| self.break_batch(batch));
+                journal.submit_all(batches, done);
+            }
+        }
+    }
+
     fn append(&self, batch: AppendBatch) -> BoxFuture<'static, Result<Appended, JournalError>> {
         if self.bug(Bug::AppendIsLazy) {
             let journal = self.store.journal.clone();
@@ -590,5 +631,7 @@ catches! {
     forgetting_terms_by_reopening: ReopeningForgetsTerms => terms_grow_across_reopening;
     losing_requests_by_reopening: ReopeningLosesRequests => everything_is_there_after_reopening agrees_with_a_model;
     losing_a_record_by_maintenance: MaintenanceLosesRecord => maintenance_changes_nothing agrees_with_a_model_under_maintenance;
+    writing_what_fits_of_batches_that_go_together: TogetherWritesWhatFits => batches_go_together_or_not_at_all agrees_with_a_model;
+    writing_batches_that_go_together_one_by_one: TogetherIsOnlyOrdered => batches_that_go_together_are_one_entry;
     undeleting_by_maintenance: MaintenanceUndeletes => deleting_everything_keeps_the_head agrees_with_a_model_under_maintenance;
 }

@@ -150,6 +150,15 @@ fn failover() {
 }
 
 #[test]
+fn handoff() {
+    let line = "handoff --moves 3 --callers 2 --entities 20 --shards 3 --deadline-s 30";
+    let fields = "moves gap_p50_ms gap_p99_ms worst_ms errors asks_per_s";
+    let results = bench(line, 1, fields);
+    assert_eq!(results[0]["errors"], 0, "{results:?}");
+    assert!(results[0]["asks_per_s"].as_f64() > Some(0.0), "{results:?}");
+}
+
+#[test]
 fn catchup() {
     let line = "catchup --events 300 --writers 2 --seconds 0.2 --shards 2";
     let results = bench(line, 2, "catch_up_s before_per_s meanwhile_per_s meanwhile_ratio");

@@ -12,10 +12,9 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     error::Refusal,
     plan::Step,
-    planted::{self, Planted},
     shared::Shared,
     tenant::{Present, Tenant},
-    view::{CAUGHT_UP, View},
+    view::{CAUGHT_UP, View, is_stale_by_plant},
     wire::{Basis, Message, Order, Reply, Request},
 };
 
@@ -107,7 +106,7 @@ async fn run(
         return Err(Refusal::NotNow { reason: format!("{shard} is being changed already") });
     };
     let group = shared.groups.group(shard);
-    let stale = basis.filter(|_| !planted::is(Planted::StaleView));
+    let stale = basis.filter(|_| !is_stale_by_plant());
     let done = match stale.map_or(Ok(()), |basis| basis.check(&group)) {
         Ok(()) => attempt(shared, group, order, &called_off).await.map_err(|error| {
             let reason = error.to_string();

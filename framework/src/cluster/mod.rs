@@ -18,7 +18,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`error`] | what can go wrong, and what to do |
-//! | [`planted`] | bugs for simulations that must find them |
 //! | [`properties`], [`event`], [`state`] | what members are, what happened to the cluster, and what it amounts to |
 //! | `spread`, [`placement`] | which node keeps which shard. Pure |
 //! | [`view`], `wanted`, [`checks`] | what the leader of shard 0 sees, what the state wants; what may be drained, removed, stopped. Pure |
@@ -59,7 +58,6 @@ mod operate;
 pub mod overview;
 pub mod placement;
 pub mod plan;
-pub mod planted;
 pub mod properties;
 mod records;
 mod shared;

@@ -23,11 +23,10 @@ use super::{
     groups::Groups,
     identity::Identity,
     overview::BalanceStatus,
-    planted::{self, Planted},
     properties::{About, Properties},
     state::{ClusterState, Phase},
     tenant::Tenancy,
-    view::{GroupReport, View},
+    view::{GroupReport, View, is_stale_by_plant},
     wire::Message,
 };
 use crate::{
@@ -234,14 +233,13 @@ impl Shared {
     pub(super) fn reported(&self, from: Member, groups: Vec<GroupReport>) {
         let now = Instant::now();
         let mut reports = lock(&self.reports);
-        if !planted::is(Planted::StaleView) {
+        if !is_stale_by_plant() {
             let leads = |shard: &ShardId| groups.iter().any(|group| group.shard == *shard);
             reports.retain(|shard, (known, _)| known.leader != from || leads(shard));
         }
         for group in groups.into_iter().filter(|group| group.leader == from) {
             let newer = reports.get(&group.shard).is_some_and(|(known, at)| {
-                known.term > group.term
-                    || (planted::is(Planted::StaleView) && now.duration_since(*at) < STALE)
+                known.term > group.term || (is_stale_by_plant() && now.duration_since(*at) < STALE)
             });
             if !newer && group.shard.0 < self.groups.shards() {
                 reports.insert(group.shard, (group, now));
@@ -253,7 +251,7 @@ impl Shared {
     fn forget_former(&self) {
         let term = self.groups.group(ShardId(0)).term;
         let mut leading = lock(&self.leading);
-        if *leading != term && !planted::is(Planted::StaleView) {
+        if *leading != term && !is_stale_by_plant() {
             lock(&self.reports).clear();
         }
         *leading = term;
@@ -350,7 +348,7 @@ impl Shared {
             said.retain(|_, (_, at)| now.duration_since(*at) < life);
             said.iter().map(|(key, (value, _))| (*key, value.clone())).collect()
         }
-        let life = if planted::is(Planted::StaleView) { 2 * STALE } else { REPORT_LIFE };
+        let life = if is_stale_by_plant() { 2 * STALE } else { REPORT_LIFE };
         (
             lately(&self.reports, now, life),
             lately(&self.about, now, REPORT_LIFE),
@@ -394,7 +392,7 @@ impl Shared {
 
     /// A step of a shard ended. What was reported of it before is out of date.
     pub(super) fn end(&self, shard: ShardId) {
-        if !planted::is(Planted::StaleView) {
+        if !is_stale_by_plant() {
             lock(&self.reports).remove(&shard);
         }
         lock(&self.busy).remove(&shard);

@@ -125,3 +125,11 @@ impl View {
         present.map(level).min().unwrap_or(1)
     }
 }
+
+/// Whether the bug is planted that steps are decided on what was reported long ago.
+pub(super) fn is_stale_by_plant() -> bool {
+    #[cfg(feature = "planted")]
+    return crate::planted::is(crate::planted::Planted::StaleView);
+    #[cfg(not(feature = "planted"))]
+    false
+}

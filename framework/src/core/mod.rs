@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod pipeline;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transact;
 pub(crate) mod window;
 
 use std::{
@@ -21,8 +22,10 @@ use std::{
 use bytes::Bytes;
 use duractor_journal::{EntityId, JournalError, Limits, NewEvent, Request, Seq, Timestamp};
 
+pub(crate) use self::transact::{Offer, Undecided};
 use self::{
     pipeline::{Held, Pipeline, Released, What},
+    transact::Considering,
     window::{Answered, Window},
 };
 use crate::{
@@ -31,6 +34,7 @@ use crate::{
     error::AskError,
     event::Event,
     intent::{After, BoxEnvelope, Intent, TimerChange, panic_text},
+    meta::{Denied, Judgement, Meta, Reserved, Wish},
     settings::EntitySettings,
 };
 
@@ -62,6 +66,9 @@ pub(crate) struct Core<E: EventSourced> {
     /// What handlers are told; its revision is that of the state.
     context: Context,
     window: Window,
+    meta: Meta,
+    /// What was considered for a transaction.
+    considering: Option<Considering<E>>,
     pipeline: Pipeline<E>,
     stash: VecDeque<BoxEnvelope<E>>,
     /// Of the newest snapshot that was taken or loaded.
@@ -79,6 +86,8 @@ pub(crate) struct Draft {
     pub(crate) timestamp: Timestamp,
     pub(crate) request: Option<Request>,
     pub(crate) events: Vec<NewEvent>,
+    /// From when on the entity has something to do without being called, after this batch.
+    pub(crate) due: Option<Timestamp>,
 }
 
 /// What came of a command.
@@ -87,6 +96,8 @@ pub(crate) enum Decision<E: EventSourced> {
     Held,
     /// So it is, and this is to be submitted.
     Submit(Draft),
+    /// This is to be written with what other entities would write; the entity is held until then.
+    Considered(Offer),
     /// The state may be half-changed: this incarnation must end. Nothing was submitted.
     Crashed(BoxEnvelope<E>, String),
 }
@@ -99,13 +110,20 @@ struct Outcome<E: EventSourced> {
 }
 
 impl<E: EventSourced> Core<E> {
-    pub(crate) fn new(entity: EntityId, state: E::State, seq: Seq, window: Window) -> Self {
+    pub(crate) fn new(
+        entity: EntityId,
+        state: E::State,
+        seq: Seq,
+        (window, meta): (Window, Meta),
+    ) -> Self {
         let context =
             Context { entity, revision: seq, now: Timestamp::default(), request_id: None };
         Self {
             state,
             context,
             window,
+            meta,
+            considering: None,
             pipeline: Pipeline::new(),
             stash: VecDeque::new(),
             snapshot_at: seq,
@@ -125,6 +143,23 @@ impl<E: EventSourced> Core<E> {
         self.context.revision = seq;
     }
 
+    /// Takes in one stored event of the framework, while recovering.
+    pub(crate) fn replay_reserved(
+        &mut self,
+        events: Vec<Reserved>,
+        seq: Seq,
+        at: Timestamp,
+        settings: &EntitySettings,
+    ) {
+        events.into_iter().for_each(|event| self.meta.apply(event, at, settings));
+        self.context.revision = seq;
+    }
+
+    /// What the framework keeps of the entity, committed or not.
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
     /// Takes in the request of a stored batch, while recovering.
     pub(crate) fn replay_request(&mut self, answered: Answered, settings: &EntitySettings) {
         self.window.insert(answered, settings);
@@ -141,7 +176,7 @@ impl<E: EventSourced> Core<E> {
 
     /// Nothing waits in it, neither for commits nor for an unstash.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pipeline.is_empty() && self.stash.is_empty()
+        self.pipeline.is_empty() && self.stash.is_empty() && !self.is_held()
     }
 
     /// Takes in what became of a batch.
@@ -166,6 +201,32 @@ impl<E: EventSourced> Core<E> {
         self.saving = saving;
     }
 
+    /// Lets a command look at the state. One that would change anything is refused. False where its
+    /// handler panicked.
+    pub(crate) fn look(
+        &mut self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        envelope: &mut dyn crate::intent::Envelope<E>,
+    ) -> bool {
+        self.context.now = now;
+        self.context.request_id = None;
+        let entity = self.context.entity.clone();
+        let looked = catch_unwind(AssertUnwindSafe(|| {
+            let intent = envelope.handle(&rules.entity, &self.state, &self.context);
+            if intent.changes_nothing() {
+                envelope.settle(&self.state);
+            } else {
+                envelope.refuse(AskError::NotARead { entity: entity.clone() });
+            }
+        }));
+        if let Err(panic) = &looked {
+            let reason = panic_text(panic.as_ref());
+            envelope.refuse(AskError::Crashed { entity, reason });
+        }
+        looked.is_ok()
+    }
+
     /// Handles one command. Gives back stashed commands too, where they are to be handled next.
     pub(crate) fn command(
         &mut self,
@@ -174,10 +235,14 @@ impl<E: EventSourced> Core<E> {
         mut envelope: BoxEnvelope<E>,
     ) -> (Decision<E>, VecDeque<BoxEnvelope<E>>) {
         let mut unstashed = VecDeque::new();
+        if envelope.is_step() {
+            return (self.step(rules, now, envelope), unstashed);
+        }
         if let Some(what) = self.answer_unhandled(rules, now, &mut envelope) {
             self.hold(what, Some(envelope), Intent::default(), None);
             return (Decision::Held, unstashed);
         }
+        let lease_read = envelope.options().lease_read;
         let decided = catch_unwind(AssertUnwindSafe(|| self.decide(rules, now, envelope.as_mut())));
         let decision = match decided {
             Err(panic) => Decision::Crashed(envelope, panic_text(panic.as_ref())),
@@ -191,7 +256,8 @@ impl<E: EventSourced> Core<E> {
                 if intent.unstash {
                     unstashed = self.take_stash();
                 }
-                let what = draft.as_ref().map_or(What::Read, |(_, bytes)| What::Write(*bytes));
+                let read = if lease_read { What::LeaseRead } else { What::Read };
+                let what = draft.as_ref().map_or(read, |(_, bytes)| What::Write(*bytes));
                 let mut envelope = Some(envelope);
                 if intent.stash {
                     self.stash.extend(envelope.take());
@@ -210,6 +276,9 @@ impl<E: EventSourced> Core<E> {
         now: Timestamp,
         envelope: &mut BoxEnvelope<E>,
     ) -> Option<What> {
+        if envelope.is_wake() {
+            return Some(What::Repeat);
+        }
         let options = envelope.options();
         if let Some(id) = &options.request_id
             && let Some(answered) = self.window.find(id, now, &rules.settings)
@@ -217,6 +286,26 @@ impl<E: EventSourced> Core<E> {
             let reply = answered.reply.clone();
             envelope.recall(&reply);
             return Some(What::Repeat);
+        }
+        if let Some(origin) = &options.origin {
+            match self.meta.judge(origin, now, &rules.settings) {
+                Judgement::New => {}
+                Judgement::Repeat(reply) => {
+                    envelope.repeat(reply);
+                    return Some(What::Repeat);
+                }
+                Judgement::TooLate => {
+                    let entity = self.context.entity.clone();
+                    envelope.refuse(AskError::Forgotten { entity });
+                    return Some(What::Read);
+                }
+                Judgement::Full => {
+                    let (entity, limit) = (self.context.entity.clone(), rules.settings.senders);
+                    let what = "senders of deliveries";
+                    envelope.refuse(AskError::LimitReached { entity, what, limit });
+                    return Some(What::Read);
+                }
+            }
         }
         let (expected, actual) = (options.expected_revision?, self.seq());
         if expected == actual {
@@ -236,27 +325,83 @@ impl<E: EventSourced> Core<E> {
     ) -> Result<Outcome<E>, Halt> {
         self.context.now = now;
         self.context.request_id.clone_from(&envelope.options().request_id);
+        envelope.look(&self.meta);
         let mut intent = envelope.handle(&rules.entity, &self.state, &self.context);
         if intent.stash && self.stash.len() >= rules.settings.stash {
             return Err(self.limit("stashed commands", rules.settings.stash));
         }
         let timers = self.check_timers(&intent.after, &rules.settings)?;
-        if intent.events.is_empty() {
+        let kept = self.grant(rules, now, mem::take(&mut intent.wishes))?;
+        // A command that is stashed is not carried out yet.
+        let origin = envelope.options().origin.clone().filter(|_| !intent.stash);
+        if intent.events.is_empty() && kept.is_empty() && origin.is_none() {
             envelope.settle(&self.state);
             self.timers = timers.unwrap_or_else(|| mem::take(&mut self.timers));
             return Ok(Outcome { draft: None, intent, snapshot: None });
         }
         let events = mem::take(&mut intent.events);
-        let (encoded, bytes) = self.encode(rules, &events)?;
+        let beside = kept.len() + usize::from(origin.is_some());
+        let (mut encoded, mut bytes) = self.encode(rules, &events, beside)?;
         let expected = self.seq();
-        let wanted = self.apply(rules, &events);
+        let mut wanted = self.apply(rules, &events);
         envelope.settle(&self.state);
+        if beside > 0 {
+            let done = match origin {
+                None => None,
+                Some(origin) => {
+                    let reply = origin.wants_reply().then(|| envelope.encode_reply()).transpose();
+                    Some(origin.carried_out(reply.map_err(crash)?))
+                }
+            };
+            for event in kept.into_iter().chain(done) {
+                bytes += self.keep(rules, now, event, &mut encoded)?;
+            }
+            wanted |= self.wants_snapshot(&rules.settings);
+            intent.after.kept = Some(self.meta.outbox().map_or(0, |outbox| outbox.last()));
+        }
         let last = self.seq();
         let request = self.remember(rules, now, envelope)?;
         let snapshot = if wanted { self.snapshot() } else { None };
         self.timers = timers.unwrap_or_else(|| mem::take(&mut self.timers));
-        let draft = Draft { expected, last, timestamp: now, request, events: encoded };
+        let due = self.meta.due();
+        let draft = Draft { expected, last, timestamp: now, request, events: encoded, due };
         Ok(Outcome { draft: Some((draft, bytes)), intent, snapshot })
+    }
+
+    /// The framework's events that come of the wishes.
+    fn grant(
+        &self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        wishes: Vec<Wish>,
+    ) -> Result<Vec<Reserved>, Halt> {
+        if wishes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.meta.grant(wishes, now, &rules.settings).map_err(|denied| match denied {
+            Denied::Limit(what, limit) => self.limit(what, limit),
+            Denied::Error(error) => Halt::Refuse(error),
+        })
+    }
+
+    /// Takes in one event of the framework and adds it to the batch. Returns its bytes.
+    fn keep(
+        &mut self,
+        rules: &Rules<E>,
+        now: Timestamp,
+        event: Reserved,
+        encoded: &mut Vec<NewEvent>,
+    ) -> Result<usize, Halt> {
+        let schema = event.schema();
+        let payload = event.encode().map_err(crash)?;
+        let bytes = payload.len();
+        if bytes > rules.limits.max_payload_bytes {
+            return Err(Halt::Crash(format!("{:?} has {bytes} bytes", schema.name)));
+        }
+        encoded.push(NewEvent::new(schema.name, schema.version, payload));
+        self.meta.apply(event, now, &rules.settings);
+        self.context.revision = self.seq().next();
+        Ok(bytes)
     }
 
     /// Encodes a batch and checks it against the journal's limits, before anything is changed.
@@ -264,14 +409,16 @@ impl<E: EventSourced> Core<E> {
         &self,
         rules: &Rules<E>,
         events: &[E::Event],
+        beside: usize,
     ) -> Result<(Vec<NewEvent>, usize), Halt> {
         let entity = || self.context.entity.clone();
         let Limits { max_payload_bytes, max_batch_events, max_batch_bytes } = rules.limits;
-        if events.len() > max_batch_events {
-            let reason = format!("{} events, and at most {max_batch_events} fit", events.len());
+        let count = events.len() + beside;
+        if count > max_batch_events {
+            let reason = format!("{count} events, and at most {max_batch_events} fit");
             return Err(refuse(JournalError::InvalidBatch { entity: entity(), reason }));
         }
-        let mut encoded = Vec::with_capacity(events.len());
+        let mut encoded = Vec::with_capacity(count);
         let mut total = 0;
         for event in events {
             let schema = event.schema();
@@ -306,8 +453,13 @@ impl<E: EventSourced> Core<E> {
             self.context.revision = self.seq().next();
             wanted |= rules.entity.wants_snapshot(&self.state, event, self.seq());
         }
+        (wanted && !self.saving) || self.wants_snapshot(&rules.settings)
+    }
+
+    /// Whether so many events came since the newest snapshot that it is time for another.
+    fn wants_snapshot(&self, settings: &EntitySettings) -> bool {
         let since = self.seq().0 - self.snapshot_at.0;
-        !self.saving && (wanted || rules.settings.snapshot_every.is_some_and(|n| since >= n))
+        !self.saving && settings.snapshot_every.is_some_and(|n| since >= n)
     }
 
     /// Keeps the reply to a command with a request id.
@@ -318,14 +470,14 @@ impl<E: EventSourced> Core<E> {
         envelope: &dyn crate::intent::Envelope<E>,
     ) -> Result<Option<Request>, Halt> {
         let Some(id) = envelope.options().request_id.clone() else { return Ok(None) };
-        let reply = envelope.encode_reply().map_err(|e| Halt::Crash(e.to_string()))?;
+        let reply = envelope.encode_reply().map_err(crash)?;
         let answered = Answered { id: id.clone(), seq: self.seq(), at: now, reply: reply.clone() };
         self.window.insert(answered, &rules.settings);
         Ok(Some(Request { id, reply }))
     }
 
     fn snapshot(&mut self) -> Option<Bytes> {
-        match image::encode(&self.state, &self.window) {
+        match image::encode(&self.state, &self.window, &self.meta) {
             Ok(image) => {
                 self.snapshot_at = self.seq();
                 Some(image)
@@ -382,6 +534,10 @@ enum Halt {
     Refuse(AskError),
     /// The state was changed, and what changed it cannot be written.
     Crash(String),
+}
+
+fn crash(error: impl ToString) -> Halt {
+    Halt::Crash(error.to_string())
 }
 
 fn refuse(error: JournalError) -> Halt {

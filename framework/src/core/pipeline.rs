@@ -32,6 +32,8 @@ pub(crate) struct Held<E: EventSourced> {
 pub(crate) enum What {
     /// It saw a state that may be uncommitted.
     Read,
+    /// It saw such a state, and its caller does without the confirmation that it is the newest.
+    LeaseRead,
     /// It saw a state of which this node could not make sure that it is the newest.
     Unsure(JournalError),
     /// It repeats a request whose events may be uncommitted.
@@ -208,7 +210,7 @@ impl<E: EventSourced> Pipeline<E> {
 /// The error for a command after the first one that was refused.
 fn aborted(first: &JournalError, what: &What) -> AskError {
     let effect = match what {
-        What::Read | What::Unsure(_) => TookEffect::None,
+        What::Read | What::LeaseRead | What::Unsure(_) => TookEffect::None,
         What::Repeat | What::Write(_) => first.effect(),
         // A commit after a refusal contradicts the journal's contract: say the least.
         What::Written(Ok(())) => TookEffect::Unknown,

@@ -100,7 +100,7 @@ type Answer = oneshot::Receiver<Result<u64, AskError>>;
 impl Bench {
     fn new() -> Self {
         let id = EntityId::new("sum", "one").unwrap();
-        let core = Core::new(id, 0, Seq::ZERO, Window::default());
+        let core = Core::new(id, 0, Seq::ZERO, (Window::default(), Meta::default()));
         Self { core, rules: Rules::new(Arc::new(Sum), Limits::default()) }
     }
 
@@ -258,7 +258,7 @@ fn a_snapshot_has_the_state_of_its_moment() {
     }
     let Some(image) = &images[1] else { panic!("after the second event") };
     assert!(images[0].is_none() && images[2].is_none());
-    let (state, _) = image::decode(&Sum, &bench.rules.settings, 1, image).unwrap();
+    let (state, _, _) = image::decode(&Sum, &bench.rules.settings, 1, image).unwrap();
     assert_eq!(state, 3, "without the third event, which was handled before this was committed");
 }
 
@@ -273,8 +273,8 @@ fn an_image_is_decoded_whole_or_not_at_all() {
         reply: Bytes::from_static(b"reply"),
     };
     window.insert(answered.clone(), &settings);
-    let image = image::encode(&300u64, &window).unwrap();
-    let (state, kept) = image::decode(&Sum, &settings, 1, &image).unwrap();
+    let image = image::encode(&300u64, &window, &Meta::default()).unwrap();
+    let (state, kept, _) = image::decode(&Sum, &settings, 1, &image).unwrap();
     assert_eq!((state, kept.iter().collect::<Vec<_>>()), (300, vec![&answered]));
     for cut in 0..image.len() {
         assert!(image::decode(&Sum, &settings, 1, &image[..cut]).is_err(), "cut at {cut}");
@@ -291,6 +291,6 @@ fn an_image_is_golden() {
     let mut window = Window::default();
     let (id, reply) = (RequestId::new("r").unwrap(), Bytes::from_static(&[9]));
     window.insert(Answered { id, seq: Seq(5), at: Timestamp(7), reply }, &settings);
-    let image = image::encode(&300u64, &window).unwrap();
+    let image = image::encode(&300u64, &window, &Meta::default()).unwrap();
     assert_eq!(&image[..], [1, 1, 1, b'r', 5, 7, 1, 9, 0xac, 0x02]);
 }

@@ -45,6 +45,9 @@ impl<E: EventSourced> Drop for Task<E> {
 impl<E: EventSourced> Incarnation<E> {
     /// Does what a command asked for beside events and answer.
     pub(super) fn after(&mut self, after: After<E>, revision: Seq) {
+        if let Some(committed) = after.kept {
+            self.follow_up(committed);
+        }
         for side in after.sides {
             self.side(side, revision);
         }

@@ -10,11 +10,14 @@
 //! is decided in [`core`](crate::core); the phases perform it.
 
 mod after;
+mod errands;
 mod fetch;
+mod holding;
 mod permit;
 mod persisting;
 mod replay;
 mod running;
+mod shadow;
 mod snapshot;
 mod stopping;
 mod tenure;
@@ -26,12 +29,14 @@ use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use self::after::Timer;
+use self::{after::Timer, errands::Errands, holding::Watch};
 use crate::{
     core::Core,
     entity::EventSourced,
     error::AskError,
     hold::Tenure,
+    intent::BoxEnvelope,
+    shadow::Shadowed,
     shared::{Guest, Spawned, Startable},
     slot::{Note, Slot},
 };
@@ -47,11 +52,15 @@ struct Incarnation<E: EventSourced> {
     core: Option<Box<Core<E>>>,
     timers: BTreeMap<u64, Timer<E>>,
     next_timer: u64,
+    /// What it does without being called.
+    errands: Errands<E>,
     end: End,
     /// Set by recovery. Nothing is done under another one.
     tenure: Tenure,
     /// So that a hand-over waits for its end.
     guest: Option<Guest>,
+    /// Asks for the decision on what is prepared.
+    watch: Option<Watch>,
     /// Whether it has yet to show that it works.
     untried: bool,
 }
@@ -68,6 +77,7 @@ enum End {
 }
 
 /// Why recovery gave no state.
+#[derive(Debug)]
 enum Halt {
     /// What is stored does not make a state, and trying again will not help.
     Quarantine(String),
@@ -135,14 +145,11 @@ impl<E: EventSourced> Incarnation<E> {
     /// The phases of recovery.
     async fn read(&mut self) -> Result<Box<Core<E>>, Halt> {
         self.tenure = tenure::begin(&self.slot, &mut self.guest).await?;
-        let _permit = permit::acquire(&self.slot).await?;
-        match load(&self.slot).await {
-            Err(Halt::Missing { least, reason }) => {
-                fetch::fetch(&self.slot, least, reason).await?;
-                load(&self.slot).await
-            }
-            read => read,
+        let core = recall(&self.slot).await?;
+        if self.slot.kind.settings().remember {
+            errands::remember(&self.slot).await?;
         }
+        Ok(core)
     }
 
     fn is_owner(&self) -> bool {
@@ -165,10 +172,16 @@ impl<E: EventSourced> Incarnation<E> {
                 let (entity, events) = (&self.slot.id, core.seq().0);
                 let took = begun.elapsed();
                 tracing::debug!(%entity, events, ?took, generation = self.generation, "recovered");
+                #[cfg(feature = "planted")]
+                if crate::planted::is(crate::planted::Planted::PreparedForgotten) {
+                    core.forget_prepared();
+                }
                 self.core = Some(core);
+                self.watch(true);
                 let now = self.slot.kind.shared.millis(Instant::now());
                 self.slot.open(myself);
                 self.slot.kind.activated(&self.slot, now);
+                self.follow_up(u64::MAX);
                 Ok(())
             }
             // What was read is not to be judged where somebody else may have written meanwhile.
@@ -198,6 +211,24 @@ impl<E: EventSourced> Incarnation<E> {
     }
 }
 
+/// The state, from what is known of it here already where that helps. The permit ends with this: what
+/// follows may need other entities to recover.
+async fn recall<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
+    if let Some(known) = slot.kind.shadows.take(&slot.id)
+        && let Ok(core) = replay::replay(slot, known).await
+    {
+        return Ok(core);
+    }
+    let _permit = permit::acquire(slot).await?;
+    match load(slot).await {
+        Err(Halt::Missing { least, reason }) => {
+            fetch::fetch(slot, least, reason).await?;
+            load(slot).await
+        }
+        read => read,
+    }
+}
+
 async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
     let core = snapshot::load(slot).await?;
     replay::replay(slot, core).await
@@ -206,10 +237,14 @@ async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>, Halt> {
 impl<E: EventSourced> Drop for Incarnation<E> {
     /// Where the actor was killed, somebody still waits for these answers.
     fn drop(&mut self) {
+        self.come_back();
         let Some(mut core) = self.core.take() else { return };
         let lost = || AskError::Lost { entity: self.slot.id.clone() };
         for envelope in core.take_stash() {
             self.slot.refuse(envelope, AskError::ShuttingDown);
+        }
+        if let Some(envelope) = core.take_considered() {
+            self.slot.refuse(envelope, lost());
         }
         for envelope in core.pipeline().drain().filter_map(|held| held.envelope) {
             self.slot.refuse(envelope, lost());
@@ -227,9 +262,11 @@ impl<E: EventSourced> Startable for Slot<E> {
                 core: None,
                 timers: BTreeMap::new(),
                 next_timer: 0,
+                errands: Errands::default(),
                 end: End::No,
                 tenure: Tenure { epoch: Term(0), for_ever: false },
                 guest: None,
+                watch: None,
                 untried: true,
             };
             let actor = EntityActor::<E>(PhantomData);
@@ -245,5 +282,15 @@ impl<E: EventSourced> Startable for Slot<E> {
 
     fn ended(self: Arc<Self>, generation: u32, failure: String) {
         stopping::ended(&self, generation, &failure);
+    }
+}
+
+impl<E: EventSourced> Shadowed<E> for Slot<E> {
+    fn refresh(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { shadow::refresh(&self).await })
+    }
+
+    fn look(self: Arc<Self>, envelope: BoxEnvelope<E>) -> BoxFuture<'static, Seq> {
+        Box::pin(async move { shadow::look(&self, envelope).await })
     }
 }

@@ -17,18 +17,27 @@ use crate::{
 };
 
 impl<E: EventSourced> Incarnation<E> {
-    /// Hands a batch to the journal.
-    pub(super) fn submit(&mut self, draft: Draft) {
-        let Draft { expected, last, timestamp, request, events } = draft;
-        let shared = &self.slot.kind.shared;
-        let batch = AppendBatch {
+    /// A batch as the journal takes it, under this incarnation's epoch.
+    pub(super) fn batch(&self, draft: Draft) -> AppendBatch {
+        let Draft { expected, timestamp, request, events, .. } = draft;
+        AppendBatch {
             entity: self.slot.id.clone(),
             epoch: self.tenure.epoch,
             expected_seq: expected,
             timestamp,
             request,
             events,
-        };
+        }
+    }
+
+    /// Hands a batch to the journal, once the entity is on the agenda if it has to be.
+    pub(super) fn submit(&mut self, draft: Draft) {
+        if self.errands.may_write(draft.due) { self.write(draft) } else { self.hold_back(draft) }
+    }
+
+    pub(super) fn write(&mut self, draft: Draft) {
+        let (last, batch) = (draft.last, self.batch(draft));
+        let shared = &self.slot.kind.shared;
         let (slot, generation) = (self.slot.clone(), self.generation);
         let done = move |result: Result<Appended, _>| {
             slot.notice(generation, Notice::Batch { last, result: result.map(|_| ()) });
@@ -38,8 +47,8 @@ impl<E: EventSourced> Incarnation<E> {
 
     /// Takes in what the journal said.
     pub(super) fn resolve(&mut self, notices: Vec<Notice>) {
-        let Some(core) = &mut self.core else { return };
         for notice in notices {
+            let Some(core) = &mut self.core else { return };
             match notice {
                 Notice::Batch { last, result } => {
                     if let Err(error) = &result {
@@ -48,6 +57,9 @@ impl<E: EventSourced> Incarnation<E> {
                     core.resolve(last, result);
                 }
                 Notice::Confirmed { round, result } => core.pipeline().confirmed(round, result),
+                Notice::Entered(result) => self.entered(result),
+                Notice::Errand(errand) => self.errand_done(&errand),
+                Notice::Settled(settled) => self.settled(settled),
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     error::has_stopped,
     event::Event,
     intent::panic_text,
+    meta::{Reserved, is_reserved},
     settings::EntitySettings,
     slot::Slot,
 };
@@ -65,6 +66,11 @@ fn take<E: EventSourced>(
     }
     let event = &record.event;
     let taken = catch_unwind(AssertUnwindSafe(|| {
+        if is_reserved(&event.name) {
+            let events = Reserved::decode(&event.name, event.schema_version, &event.payload)?;
+            core.replay_reserved(events, seq, record.timestamp, settings);
+            return Ok(());
+        }
         let events = E::Event::decode(&event.name, event.schema_version, &event.payload)?;
         core.replay(&events, seq);
         Ok(())

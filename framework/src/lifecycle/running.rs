@@ -29,13 +29,17 @@ impl<E: EventSourced> Incarnation<E> {
                 return Ok(());
             }
             self.check_tenure();
-            match self.slot.next(self.has_room()) {
+            match self.slot.next(self.room()) {
                 Work::Notices(notices) => self.resolve(notices),
                 Work::Command(envelope) => {
                     if envelope.is_use() {
                         self.slot.usage.touch(shared.millis(now));
                     }
+                    let wake = envelope.is_wake();
                     self.command(envelope, now, wall);
+                    if wake {
+                        self.woken();
+                    }
                 }
                 // Looked at once more, as the slot wakes nobody who is awake.
                 Work::Nothing if self.check_tenure() => {}
@@ -51,11 +55,6 @@ impl<E: EventSourced> Incarnation<E> {
         myself.cast(Note::Wake).map_err(ActorProcessingErr::from)
     }
 
-    fn has_room(&self) -> bool {
-        let settings = self.slot.kind.settings();
-        matches!(self.end, End::No) && self.core.as_ref().is_some_and(|c| c.has_room(settings))
-    }
-
     fn command(&mut self, envelope: BoxEnvelope<E>, now: Instant, wall: Timestamp) {
         let Some(core) = &mut self.core else { return };
         if envelope.options().deadline.is_some_and(|deadline| deadline <= now) {
@@ -65,14 +64,20 @@ impl<E: EventSourced> Incarnation<E> {
         tracing::trace!(entity = %self.slot.id, command = envelope.name(), "handling");
         let (decision, unstashed) = core.command(&self.slot.kind.rules, wall, envelope);
         self.slot.put_back(unstashed.into_iter());
+        let is_step = core.is_held() || self.watch.is_some();
         match decision {
             Decision::Held => {}
             Decision::Submit(draft) => self.submit(draft),
+            Decision::Considered(offer) => self.offer(offer),
             Decision::Crashed(envelope, reason) => {
+                self.crashed_on(envelope.options().origin.as_deref());
                 let entity = self.slot.id.clone();
                 self.end = End::Crash(reason.clone());
                 self.slot.refuse(envelope, AskError::Crashed { entity, reason });
             }
+        }
+        if is_step {
+            self.watch(false);
         }
     }
 }

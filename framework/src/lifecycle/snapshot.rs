@@ -13,6 +13,7 @@ use crate::{
     core::{Core, image, window::Window},
     entity::EventSourced,
     intent::panic_text,
+    meta::Meta,
     slot::Slot,
 };
 
@@ -22,13 +23,8 @@ pub(super) async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>
     let mut newest = Some(Seq::MAX);
     loop {
         let Some(snapshot) = read(slot, newest).await else {
-            let window = Window::default();
-            return Ok(Box::new(Core::new(
-                slot.id.clone(),
-                E::State::default(),
-                Seq::ZERO,
-                window,
-            )));
+            let (state, kept) = (E::State::default(), (Window::default(), Meta::default()));
+            return Ok(Box::new(Core::new(slot.id.clone(), state, Seq::ZERO, kept)));
         };
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             image::decode::<E>(
@@ -39,8 +35,9 @@ pub(super) async fn load<E: EventSourced>(slot: &Slot<E>) -> Result<Box<Core<E>>
             )
         }));
         let reason = match decoded {
-            Ok(Ok((state, window))) => {
-                return Ok(Box::new(Core::new(slot.id.clone(), state, snapshot.seq, window)));
+            Ok(Ok((state, window, meta))) => {
+                let (id, seq) = (slot.id.clone(), snapshot.seq);
+                return Ok(Box::new(Core::new(id, state, seq, (window, meta))));
             }
             Ok(Err(reason)) => reason,
             Err(panic) => panic_text(panic.as_ref()),

@@ -24,7 +24,8 @@ impl<E: EventSourced> Incarnation<E> {
     /// Nothing to do for now. If this incarnation is to end, it does once nothing is under way.
     pub(super) fn rest(&mut self, myself: &ActorRef<Note>) -> Result<(), ActorProcessingErr> {
         let Some(core) = &mut self.core else { return Ok(()) };
-        if !core.pipeline().is_empty() {
+        // What it has considered may be in the journal soon: it hears of that, and ends then.
+        if !core.pipeline().is_empty() || core.is_considering() {
             return Ok(());
         }
         if let (Some(error), false) = (core.pipeline().failed(), matches!(self.end, End::Deposed)) {
@@ -47,6 +48,7 @@ impl<E: EventSourced> Incarnation<E> {
             }
             End::Passivate => {
                 self.slot.put_back(core.take_stash().into_iter());
+                self.leave_agenda(true);
                 self.leave(myself);
                 self.slot.vacate();
                 Ok(())
@@ -59,8 +61,11 @@ impl<E: EventSourced> Incarnation<E> {
             }
             End::Crash(reason) => {
                 self.slot.put_back(core.take_stash().into_iter());
+                self.come_back();
                 self.core = None;
                 self.timers.clear();
+                self.errands.clear();
+                self.watch = None;
                 Err(reason.into())
             }
         }
@@ -70,9 +75,12 @@ impl<E: EventSourced> Incarnation<E> {
     pub(super) fn passivate(&mut self, myself: &ActorRef<Note>) {
         let idle = matches!(self.end, End::No)
             && self.timers.is_empty()
+            && !self.errands.is_busy()
+            && !self.slot.kind.settings().remember
             && self.core.as_ref().is_some_and(|core| core.is_idle());
         if idle && self.slot.vacate_if_idle() {
             tracing::debug!(entity = %self.slot.id, "passivated");
+            self.leave_agenda(false);
             self.leave(myself);
         }
     }
@@ -83,6 +91,10 @@ impl<E: EventSourced> Incarnation<E> {
         for envelope in core.take_stash() {
             self.slot.refuse(envelope, error.clone());
         }
+        if core.is_held() {
+            // Nobody decides any more, here. The next owner asks.
+            self.slot.refuse_waiting(error);
+        }
         if self.slot.vacate_if_empty() {
             self.leave(myself);
         }
@@ -92,6 +104,8 @@ impl<E: EventSourced> Incarnation<E> {
     fn leave(&mut self, myself: &ActorRef<Note>) {
         self.core = None;
         self.timers.clear();
+        self.errands.clear();
+        self.watch = None;
         myself.stop(None);
     }
 }

@@ -16,21 +16,33 @@ use tokio::time::timeout;
 use super::{End, Halt, Incarnation};
 use crate::{
     entity::EventSourced,
+    error::AskError,
     hold::{Hold, Joined, Tenure},
     shared::{CLAIM, Guest, Shared, not_claimed},
     slot::Slot,
 };
 
-/// Waits until the shard is this node's. The incarnation is a guest of the shard from before that on.
+/// Waits until the shard is this node's. From then on the incarnation is a guest of the shard; not
+/// before, as what waits for the end of a hand-over must not be waited for by it.
 pub(super) async fn begin<E: EventSourced>(
     slot: &Slot<E>,
     guest: &mut Option<Guest>,
 ) -> Result<Tenure, Halt> {
     let Some(hold) = slot.hold() else { return Err(Halt::Deposed) };
-    *guest = Some(Guest::enter(&slot.kind.shared, slot.shard));
-    match timeout(CLAIM, hold.tenure()).await {
-        Ok(Ok(tenure)) => Ok(tenure),
-        Ok(Err(_)) => Err(Halt::Deposed),
+    let begun = async {
+        loop {
+            let tenure = hold.tenure().await.map_err(|_| Halt::Deposed)?;
+            let entered = Guest::enter(&slot.kind.shared, slot.shard);
+            if hold.is_held(tenure.epoch) {
+                return Ok((tenure, entered));
+            }
+        }
+    };
+    match timeout(CLAIM, begun).await {
+        Ok(begun) => begun.map(|(tenure, entered)| {
+            *guest = Some(entered);
+            tenure
+        }),
         Err(_) => Err(Halt::Refuse(not_claimed(slot.shard))),
     }
 }
@@ -49,6 +61,9 @@ impl<E: EventSourced> Incarnation<E> {
             let reason =
                 "the shard's owner changed, and the journal did not say in time".to_owned();
             let error = JournalError::OutcomeUnknown { shard: self.slot.shard, reason };
+            if let Some(envelope) = core.take_considered() {
+                self.slot.refuse(envelope, AskError::journal(error.clone()));
+            }
             if core.pipeline().give_up(&error) {
                 self.release();
             }
@@ -59,6 +74,7 @@ impl<E: EventSourced> Incarnation<E> {
         tracing::debug!(entity = %self.slot.id, %epoch, "deposed");
         self.end = End::Deposed;
         self.timers.clear();
+        self.errands.stop();
         true
     }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use duractor_journal::transport::{Channel, Event, Receiver};
 
-const CHANNELS: [Channel; 4] =
-    [Channel::Journal, Channel::Cluster, Channel::Snapshots, Channel::Entities];
+const CHANNELS: [Channel; 5] =
+    [Channel::Journal, Channel::Cluster, Channel::Snapshots, Channel::Entities, Channel::Leader];
 
 /// One receiver a channel.
 #[derive(Default)]

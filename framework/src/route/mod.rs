@@ -28,17 +28,21 @@ use duractor_journal::{
     EntityId, Env, Member, RequestId, Seq, ShardId, Transport,
     transport::{Channel, Class, Event, Receiver},
 };
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
 
 pub(crate) use self::trail::{Next, Trail};
-use self::wire::{Ask, Frame, Refusal};
-use crate::{delivery::Away, error::AskError, intent::Options};
+use self::wire::{Ask, Frame, Refusal, Sender};
+use crate::{delivery::Away, error::AskError, intent::Options, meta::Origin};
 
 /// Commands to other nodes that wait for their answers at once. More are refused.
 const MAX_WAITING: usize = 1 << 18;
+
+/// Entities that are made ready for one hand-over.
+pub(crate) const MAX_READY: usize = 256;
 
 /// A command of another node's caller.
 pub(crate) struct Arrived {
@@ -53,12 +57,15 @@ pub(crate) struct Arrived {
 /// Takes commands that arrive. Must not block.
 pub(crate) trait Host: Send + Sync {
     fn arrived(&self, arrived: Arrived);
+
+    /// Reads entities that will be needed.
+    fn make_ready(&self, entities: Vec<EntityId>) -> BoxFuture<'static, ()>;
 }
 
 /// A command that is sent to another node.
 pub(crate) struct Outgoing<'a> {
     pub(crate) entity: &'a EntityId,
-    pub(crate) command: &'static str,
+    pub(crate) command: &'a str,
     pub(crate) version: u16,
     pub(crate) payload: &'a Bytes,
     pub(crate) options: &'a Options,
@@ -161,9 +168,18 @@ impl Router {
             request_id: options.request_id.as_ref().map(|id| RequestId::as_str(id).to_owned()),
             expected_revision: options.expected_revision.map(|revision| revision.0),
             payload: (*payload).clone(),
+            lease_read: options.lease_read,
         };
         let unavailable = |why: String| AskError::Unavailable { shard, reason: why };
-        let frame = Frame::Ask(ask).encode().map_err(unavailable)?;
+        let frame = match options.origin.as_deref() {
+            Some(Origin::Delivery { from, number, since, wants_reply }) => {
+                let (kind, key) = (from.kind().to_owned(), from.key().to_owned());
+                let (number, since, wants_reply) = (*number, since.0, *wants_reply);
+                Frame::Deliver { ask, sender: Sender { kind, key, number, since, wants_reply } }
+            }
+            _ => Frame::Ask(ask),
+        };
+        let frame = frame.encode().map_err(unavailable)?;
         let (tell, answer) = oneshot::channel();
         {
             let mut waiting = self.lock();
@@ -200,7 +216,7 @@ impl Router {
         }
     }
 
-    fn arrived(self: &Arc<Self>, from: Member, ask: Ask) {
+    fn arrived(self: &Arc<Self>, from: Member, ask: Ask, origin: Option<Box<Origin>>) {
         let (entity, request_id) = match ask.target() {
             Ok(target) => target,
             Err(error) => return tracing::error!(%from, error, "a malformed command"),
@@ -218,15 +234,52 @@ impl Router {
         let options = Options {
             request_id,
             expected_revision: ask.expected_revision.map(Seq),
+            lease_read: ask.lease_read,
             deadline: Some(Instant::now() + Duration::from_millis(ask.timeout_ms)),
+            origin,
         };
         let Ask { command, version, payload, .. } = ask;
         host.arrived(Arrived { entity, command, version, payload, options, reply });
     }
 
+    /// Has another node read these entities. Returns when it has, or will not; at `deadline` at the latest.
+    pub(crate) async fn ready(&self, to: Member, entities: &[EntityId], deadline: Instant) {
+        let id = self.next.fetch_add(1, Relaxed);
+        let entities = entities.iter().map(|id| (id.kind().to_owned(), id.key().to_owned()));
+        let frame = Frame::Ready { id, entities: entities.collect() }.encode();
+        let (tell, answer) = oneshot::channel();
+        self.lock().insert(id, (to, tell));
+        let _forget = Forget { router: self, id };
+        let sent = frame
+            .map(|frame| self.transport.send(to, Channel::Entities, Class::Data, frame).is_ok());
+        if sent == Ok(true) {
+            // It only makes things faster: what became of it does not matter.
+            let _ = timeout_at(deadline, answer).await;
+        }
+    }
+
+    fn make_ready(self: &Arc<Self>, from: Member, id: u64, entities: Vec<(String, String)>) {
+        let ids = entities.iter().take(MAX_READY).map(|(kind, key)| EntityId::new(kind, key));
+        let ids: Vec<_> = ids.flatten().collect();
+        let (router, host) = (Arc::downgrade(self), self.host.get().cloned());
+        tokio::spawn(async move {
+            if let Some(host) = host {
+                host.make_ready(ids).await;
+            }
+            if let Some(router) = router.upgrade() {
+                router.answer(from, id, Ok(Bytes::new()));
+            }
+        });
+    }
+
     fn frame(self: &Arc<Self>, from: Member, frame: &Bytes) {
         match Frame::decode(frame) {
-            Ok(Frame::Ask(ask)) => self.arrived(from, ask),
+            Ok(Frame::Ask(ask)) => self.arrived(from, ask, None),
+            Ok(Frame::Deliver { ask, sender }) => match sender.origin() {
+                Ok(origin) => self.arrived(from, ask, Some(Box::new(origin))),
+                Err(error) => tracing::error!(%from, error, "a malformed delivery"),
+            },
+            Ok(Frame::Ready { id, entities }) => self.make_ready(from, id, entities),
             Ok(Frame::Answer { id, answer }) => {
                 let mut waiting = self.lock();
                 if waiting.get(&id).is_some_and(|(asked, _)| *asked == from)

@@ -5,13 +5,14 @@
 //! can talk; and an error as what it tells a caller, not as the type that it is.
 
 use bytes::Bytes;
-use duractor_journal::{Effect, EntityId, Member, RequestId, Seq};
+use duractor_journal::{Effect, EntityId, Member, RequestId, Seq, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::CodecError,
     error::AskError,
     frames::{open, pack, unpack},
+    meta::Origin,
 };
 
 const VERSION: u8 = 1;
@@ -23,6 +24,10 @@ const MAX_TEXT: usize = 1024;
 pub(super) enum Frame {
     /// Give this command to an entity.
     Ask(Ask),
+    /// The same, from an entity that delivers it.
+    Deliver { ask: Ask, sender: Sender },
+    /// Read these entities, kind and key each: they will be needed. Answered with nothing once it is done.
+    Ready { id: u64, entities: Vec<(String, String)> },
     /// What became of the command with this number.
     Answer { id: u64, answer: Result<Bytes, Refusal> },
 }
@@ -40,6 +45,20 @@ pub(super) struct Ask {
     pub(super) request_id: Option<String>,
     pub(super) expected_revision: Option<u64>,
     pub(super) payload: Bytes,
+    /// Travels as another kind of frame.
+    #[serde(skip)]
+    pub(super) lease_read: bool,
+}
+
+/// Which entity delivers a command, and what tells a repeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sender {
+    pub(super) kind: String,
+    pub(super) key: String,
+    pub(super) number: u64,
+    /// When it was decided, in milliseconds since 1970.
+    pub(super) since: u64,
+    pub(super) wants_reply: bool,
 }
 
 /// Why a command has no reply, as far as a caller elsewhere can use it. New ones are added at the end.
@@ -157,11 +176,22 @@ impl Ask {
     }
 }
 
+impl Sender {
+    /// What is wrong is for the log.
+    pub(super) fn origin(self) -> Result<Origin, String> {
+        let Self { kind, key, number, since, wants_reply } = self;
+        let from = EntityId::new(&kind, &key).map_err(|error| error.to_string())?;
+        Ok(Origin::Delivery { from, number, since: Timestamp(since), wants_reply })
+    }
+}
+
 impl Frame {
     pub(super) fn encode(&self) -> Result<Bytes, String> {
         match self {
-            Frame::Ask(ask) => pack(VERSION, 1, ask),
+            Frame::Ask(ask) => pack(VERSION, if ask.lease_read { 4 } else { 1 }, ask),
+            Frame::Ready { id, entities } => pack(VERSION, 5, &(id, entities)),
             Frame::Answer { id, answer } => pack(VERSION, 2, &(id, answer)),
+            Frame::Deliver { ask, sender } => pack(VERSION, 3, &(ask, sender)),
         }
     }
 
@@ -170,9 +200,18 @@ impl Frame {
         let (what, fields) = open(VERSION, frame)?;
         Ok(match what {
             1 => Frame::Ask(unpack(fields)?),
+            4 => Frame::Ask(Ask { lease_read: true, ..unpack(fields)? }),
+            5 => {
+                let (id, entities) = unpack(fields)?;
+                Frame::Ready { id, entities }
+            }
             2 => {
                 let (id, answer) = unpack(fields)?;
                 Frame::Answer { id, answer }
+            }
+            3 => {
+                let (ask, sender) = unpack(fields)?;
+                Frame::Deliver { ask, sender }
             }
             what => return Err(format!("nobody knows kind {what}")),
         })
@@ -196,6 +235,7 @@ mod tests {
             request_id: Some("r".into()),
             expected_revision: None,
             payload: Bytes::from_static(b"\x2a"),
+            lease_read: false,
         }
     }
 
@@ -204,7 +244,24 @@ mod tests {
     fn frames_are_as_they_were() {
         let not_owner = Refusal::NotOwner { leader: Some(Member::new(2, 1).to_u64()) };
         let other = Refusal::Other { unknown: true, text: "?".into() };
-        let frames: [(Frame, &[u8]); 4] = [
+        let sender = Sender {
+            kind: "order".into(),
+            key: "18".into(),
+            number: 3,
+            since: 300,
+            wants_reply: true,
+        };
+        let entities = vec![("order".into(), "17".into())];
+        let frames: [(Frame, &[u8]); 7] = [
+            (
+                Frame::Ask(Ask { lease_read: true, ..ask() }),
+                b"\x01\x04\x07\x05order\x0217\x03Pay\x01\x88\x27\x01\x01r\x00\x01\x2a",
+            ),
+            (Frame::Ready { id: 7, entities }, b"\x01\x05\x07\x01\x05order\x0217"),
+            (
+                Frame::Deliver { ask: ask(), sender },
+                b"\x01\x03\x07\x05order\x0217\x03Pay\x01\x88\x27\x01\x01r\x00\x01\x2a\x05order\x0218\x03\xac\x02\x01",
+            ),
             (
                 Frame::Ask(ask()),
                 b"\x01\x01\x07\x05order\x0217\x03Pay\x01\x88\x27\x01\x01r\x00\x01\x2a",

@@ -82,6 +82,12 @@ impl<E: EventSourced> Slot<E> {
         self.refuse_all(refused, error);
     }
 
+    /// Refuses all that waits.
+    pub(crate) fn refuse_waiting(&self, error: &AskError) {
+        let refused = mem::take(&mut self.lock().queue);
+        self.refuse_all(refused, error);
+    }
+
     fn refuse_all(&self, envelopes: VecDeque<BoxEnvelope<E>>, error: &AskError) {
         for envelope in envelopes {
             self.refuse(envelope, error.clone());

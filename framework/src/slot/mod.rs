@@ -36,8 +36,11 @@ use crate::{
     hold::{Hold, Reader},
     idle::{Idle, Usage, Used},
     intent::BoxEnvelope,
+    meta::Errand,
     settings::EntitySettings,
+    shadow::Shadows,
     shared::{ShardMessage, Shared},
+    step::Settled,
 };
 
 /// Room for commands that an idle entity keeps.
@@ -65,6 +68,21 @@ pub(crate) enum Notice {
     Batch { last: Seq, result: Result<(), JournalError> },
     /// What became of this round of confirmations, for which reads wait.
     Confirmed { round: u64, result: Result<(), JournalError> },
+    /// Whether the entity is on the agenda.
+    Entered(Result<(), AskError>),
+    /// A piece of work ended.
+    Errand(Errand),
+    /// What became of what the entity considered for a transaction.
+    Settled(Settled),
+}
+
+/// What an actor can take from its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    Nothing,
+    /// Steps of transactions: the entity is held, or has no room for what commands write.
+    Steps,
+    All,
 }
 
 /// What an actor does next.
@@ -94,6 +112,7 @@ pub(crate) struct Kind<E: EventSourced> {
     /// Looked up; iterated only to close all, in the order of ids.
     pub(crate) slots: DashMap<EntityId, Arc<Slot<E>>>,
     pub(crate) active: AtomicUsize,
+    pub(crate) shadows: Shadows<E>,
     idle: Mutex<Idle<Slot<E>>>,
 }
 
@@ -138,6 +157,7 @@ impl<E: EventSourced> Kind<E> {
             shared,
             slots: DashMap::new(),
             active: AtomicUsize::new(0),
+            shadows: Shadows::new(),
             idle: Mutex::new(Idle::new()),
         })
     }
@@ -199,7 +219,9 @@ impl<E: EventSourced> Slot<E> {
         }
         // Under the lock: whoever closes all slots, or gives up a shard, either finds this command or has closed before.
         let taken = shared.check_open().and_then(|()| self.check_owned());
-        if let Err(error) = taken.and_then(|()| self.check_room()) {
+        // A decision makes room, where all wait for it.
+        let room = || if envelope.is_decision() { Ok(()) } else { self.check_room() };
+        if let Err(error) = taken.and_then(|()| room()) {
             if matches!(inner.phase, Phase::Vacant) {
                 // Made for this command alone: keep nothing of what is refused.
                 inner.phase = Phase::Gone;
@@ -210,7 +232,7 @@ impl<E: EventSourced> Slot<E> {
         self.load.fetch_add(1, Relaxed);
         shared.ledger.accept();
         shared.load.count(self.shard, &self.id);
-        inner.queue.push_back(envelope);
+        inner.add(envelope);
         if matches!(inner.phase, Phase::Vacant) {
             self.kind.active.fetch_add(1, Relaxed);
             shared.enter();
@@ -268,12 +290,17 @@ impl<E: EventSourced> Slot<E> {
     }
 
     /// The next thing to do; commands only where there is room for what they write.
-    pub(crate) fn next(&self, room: bool) -> Work<E> {
+    pub(crate) fn next(&self, room: Room) -> Work<E> {
         let mut inner = self.lock();
         if !inner.notices.is_empty() {
             return Work::Notices(mem::take(&mut inner.notices));
         }
-        if room && let Some(envelope) = inner.queue.pop_front() {
+        let fits = |next: &mut BoxEnvelope<E>| match room {
+            Room::Nothing => false,
+            Room::Steps => next.is_step(),
+            Room::All => true,
+        };
+        if let Some(envelope) = inner.queue.pop_front_if(fits) {
             return Work::Command(envelope);
         }
         inner.awake = false;
@@ -295,8 +322,9 @@ impl<E: EventSourced> Slot<E> {
     /// Puts commands back to the head of the queue, in their order.
     pub(crate) fn put_back(&self, envelopes: impl DoubleEndedIterator<Item = BoxEnvelope<E>>) {
         let mut inner = self.lock();
+        let at = inner.steps();
         for envelope in envelopes.rev() {
-            inner.queue.push_front(envelope);
+            inner.queue.insert(at, envelope);
         }
     }
 
@@ -368,6 +396,20 @@ impl<E: EventSourced> Reader for Slot<E> {
 }
 
 impl<E: EventSourced> Inner<E> {
+    /// How many steps of transactions wait: they are at the head of the queue.
+    fn steps(&self) -> usize {
+        self.queue.iter().take_while(|envelope| envelope.is_step()).count()
+    }
+
+    /// Puts a command to the end of the queue, and a step to the end of the steps.
+    fn add(&mut self, envelope: BoxEnvelope<E>) {
+        if envelope.is_step() {
+            let at = self.steps();
+            return self.queue.insert(at, envelope);
+        }
+        self.queue.push_back(envelope);
+    }
+
     /// Wakes the actor unless that is under way, or there is none: it looks when it is ready.
     fn wake(&mut self) {
         if let Phase::Active(actor) = &self.phase

@@ -7,7 +7,7 @@ use std::{
 
 use duractor::cluster::{Groups, connect::OpenGroups};
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, Deletions, EntityId, Env, GroupStatus, Head, Journal,
+    Ack, AllDone, AppendBatch, AppendDone, Deletions, EntityId, Env, GroupStatus, Head, Journal,
     JournalError, Limits, LogConfig, Member, MemoryJournal, Position, RecordChunks, ReplayRange,
     Replication, Role, Seq, ShardId, Term, Transport,
 };
@@ -291,6 +291,14 @@ impl Journal for Replicas {
     fn submit_with(&self, batch: AppendBatch, ack: Ack, done: AppendDone) {
         match self.check_leader(batch.entity.shard(self.world.shards)) {
             Ok(()) => self.world.journal.submit_with(batch, ack, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn submit_all(&self, batches: Vec<AppendBatch>, done: AllDone) {
+        let Some(first) = batches.first() else { return done(Ok(Vec::new())) };
+        match self.check_leader(first.entity.shard(self.world.shards)) {
+            Ok(()) => self.world.journal.submit_all(batches, done),
             Err(error) => done(Err(error)),
         }
     }

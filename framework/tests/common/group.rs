@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use duractor::{Journal, Node, NodeBuilder, SnapshotStore};
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, Deletions, EntityId, Head, JournalError, Limits, Member,
+    Ack, AllDone, AppendBatch, AppendDone, Deletions, EntityId, Head, JournalError, Limits, Member,
     MemoryJournal, Ownership, Ownerships, Position, RecordChunks, ReplayRange, Seq, ShardId, Term,
     Transport,
     transport::{Channel, Class, Event, Receiver, SendError},
@@ -196,6 +196,24 @@ impl Journal for View {
             group.lock().epochs[usize::from(shard.0)] = epoch;
             Ok(epoch)
         })
+    }
+
+    fn submit_all(&self, batches: Vec<AppendBatch>, done: AllDone) {
+        let seen = self.seen();
+        if let Some(error) = seen.writes.clone() {
+            drop(seen);
+            return done(Err(error));
+        }
+        let mute = seen.mute;
+        drop(seen);
+        if mute {
+            return self.group.memory.submit_all(batches, Box::new(|_| {}));
+        }
+        let shard = batches.first().map_or(ShardId(0), |batch| batch.entity.shard(SHARDS));
+        match self.not_leader(shard) {
+            Ok(()) => self.group.memory.submit_all(batches, done),
+            Err(error) => done(Err(error)),
+        }
     }
 
     fn submit_with(&self, batch: AppendBatch, _: Ack, done: AppendDone) {

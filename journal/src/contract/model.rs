@@ -114,7 +114,8 @@ impl<'p, P: Provider> Model<'p, P> {
 
     async fn step(&mut self) {
         match self.random.below(100) {
-            0..35 => self.append(1).await,
+            0..30 => self.append(1).await,
+            30..35 => self.append_together().await,
             35..47 => {
                 let n = 2 + self.random.below(8);
                 self.append(n).await;
@@ -162,6 +163,41 @@ impl<'p, P: Provider> Model<'p, P> {
             self.learn(batch, appended).await;
         }
         self.check_head(&id).await;
+    }
+
+    /// Batches of a shard's entities that go together; sometimes one of them does not fit.
+    async fn append_together(&mut self) {
+        let first = self.any_entity();
+        let shard = self.kit.shard(&first);
+        let ids: Vec<_> =
+            self.streams.keys().filter(|id| self.kit.shard(id) == shard).cloned().collect();
+        let mut batches = Vec::new();
+        for id in ids {
+            if id == first || self.random.one_in(2) {
+                let last = self.streams[&id].last();
+                batches.push(self.random_batch(&id, last));
+            }
+        }
+        if self.random.one_in(3) {
+            let n = self.random.below(batches.len() as u64) as usize;
+            match self.random.below(3) {
+                0 => batches[n].expected_seq = batches[n].expected_seq.next(),
+                1 => batches[n].epoch = Term(batches[n].epoch.0 - 1),
+                _ => batches[n].events.clear(),
+            }
+            let ids: Vec<_> = batches.iter().map(|batch| batch.entity.clone()).collect();
+            refused(self.kit.journal().append_all(batches).await);
+            for id in ids {
+                self.check_head(&id).await;
+            }
+            return;
+        }
+        let appended = self.kit.journal().append_all(batches.clone()).await;
+        let appended = appended.unwrap_or_else(|error| panic!("together: {error}"));
+        assert_eq!(appended.len(), batches.len());
+        for (batch, appended) in batches.into_iter().zip(appended) {
+            self.learn(batch, appended).await;
+        }
     }
 
     /// Adds a committed batch to the model. Only the positions are taken from the journal.

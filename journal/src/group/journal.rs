@@ -26,26 +26,27 @@ use super::{
     hub::Hub,
     members::{self, Change},
     peers::Peers,
-    propose::{Gate, Proposals, Write},
+    propose::{Bound, Gate, Proposals, Write},
     replica::Replica,
     runtime,
-    status::{GroupStatus, Replication},
+    status::{GroupStatus, Replication, Role},
     supervisor::{Common, Supervisor, SupervisorMessage},
 };
 use crate::{
-    check::check_batch,
+    check::{check_batch, check_together},
     env::Env,
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
     log::{
         LogConfig, LogUsage,
-        codec::{encode_batch, encode_delete},
+        codec::{encode_batch, encode_delete, encode_together},
         frame::{HEADER_BYTES, Kind},
         group_log::Outcome,
         node_log::{NodeLog, PurgeWish},
     },
     port::{
-        Ack, AppendDone, Deletions, Head, Journal, Ownership, Ownerships, RecordChunks, ReplayRange,
+        Ack, AllDone, AppendDone, Deletions, Head, Journal, Ownership, Ownerships, RecordChunks,
+        ReplayRange,
     },
     record::{AppendBatch, Limits},
     transport::{Member, NoPeers},
@@ -387,7 +388,7 @@ impl LogJournal {
     fn propose(&self, shard: ShardId, write: Write) {
         let admitted = self.known(shard).and_then(|proposals| {
             let log = self.log.group(shard);
-            log.admit(write.frame.len() + proposals.waiting_bytes())?;
+            log.admit(write.bytes() + proposals.waiting_bytes())?;
             Ok((proposals, log))
         });
         match admitted {
@@ -404,7 +405,16 @@ impl LogJournal {
     ) -> BoxFuture<'static, Result<Outcome, JournalError>> {
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| drop(tx.send(result)));
-        let write = Write { kind, epoch, records: 1, frame, ack: Ack::Quorum, batch: None, done };
+        let write = Write {
+            kind,
+            epoch,
+            records: 1,
+            frame,
+            ack: Ack::Quorum,
+            batch: None,
+            bound: Vec::new(),
+            done,
+        };
         self.propose(shard, write);
         Box::pin(async move { rx.await.unwrap_or(Err(JournalError::Closed)) })
     }
@@ -453,9 +463,48 @@ impl Journal for LogJournal {
             frame: encode_batch(&batch),
             ack,
             batch: Some((batch.entity, batch.expected_seq)),
+            bound: Vec::new(),
             done: Box::new(move |result| {
                 done(match result {
                     Ok(Outcome::Appended(appended)) => Ok(appended),
+                    Ok(_) => {
+                        Err(JournalError::OutcomeUnknown { shard, reason: "no append".into() })
+                    }
+                    Err(error) => Err(error),
+                });
+            }),
+        };
+        self.propose(shard, write);
+    }
+
+    fn submit_all(&self, batches: Vec<AppendBatch>, done: AllDone) {
+        let checked = check_together(&batches, &self.log.config().limits, self.shards());
+        if let Err(error) = checked {
+            return done(Err(error));
+        }
+        let Some(shard) = batches.first().map(|batch| batch.entity.shard(self.shards())) else {
+            return done(Ok(Vec::new()));
+        };
+        let bound = batches.into_iter().map(|batch| Bound {
+            epoch: batch.epoch,
+            records: batch.events.len() as u32,
+            frame: encode_batch(&batch),
+            entity: batch.entity,
+            expected: batch.expected_seq,
+        });
+        let bound: Vec<_> = bound.collect();
+        let write = Write {
+            kind: Kind::Together,
+            // Each batch has its own.
+            epoch: Term(0),
+            records: 1,
+            frame: encode_together(bound.len()),
+            ack: Ack::Quorum,
+            batch: None,
+            bound,
+            done: Box::new(move |result| {
+                done(match result {
+                    Ok(Outcome::Together(appended)) => Ok(appended),
                     Ok(_) => {
                         Err(JournalError::OutcomeUnknown { shard, reason: "no append".into() })
                     }
@@ -483,6 +532,10 @@ impl Journal for LogJournal {
             }
             Err(JournalError::StaleEpoch { shard, stale: epoch, current })
         })
+    }
+
+    fn has_replica(&self, shard: ShardId) -> bool {
+        self.group(shard).role != Role::Outside
     }
 
     fn ownerships(&self) -> Ownerships {

@@ -42,7 +42,30 @@ pub(crate) struct Write {
     pub ack: Ack,
     /// Whose events, the expected sequence number before them: of a batch.
     pub batch: Option<(EntityId, Seq)>,
+    /// The batches that it binds together; they come after it in the same entry.
+    pub bound: Vec<Bound>,
     pub done: Done,
+}
+
+/// A batch that takes effect together with others.
+pub(crate) struct Bound {
+    pub epoch: Term,
+    pub records: u32,
+    pub frame: Vec<u8>,
+    pub entity: EntityId,
+    pub expected: Seq,
+}
+
+impl Write {
+    /// How many positions it takes, with what it binds.
+    fn all_records(&self) -> u32 {
+        self.records + self.bound.iter().map(|bound| bound.records).sum::<u32>()
+    }
+
+    /// The bytes of its frames, with those that it binds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frame.len() + self.bound.iter().map(|bound| bound.frame.len()).sum::<usize>()
+    }
 }
 
 /// A write that was proposed.
@@ -52,6 +75,8 @@ struct Proposed {
     last_offset: u32,
     mark: Mark,
     entity: Option<EntityId>,
+    /// Whose batches it bound together.
+    bound: Vec<EntityId>,
     /// `None` when it was answered.
     done: Option<Done>,
 }
@@ -143,7 +168,7 @@ impl Proposals {
             return (write.done)(Err(error));
         }
         let mark = state.predict(&write, log);
-        state.waiting_bytes += write.frame.len();
+        state.waiting_bytes += write.bytes();
         let first = state.waiting.is_empty();
         state.waiting.push_back((write, mark));
         drop(state);
@@ -269,20 +294,24 @@ impl Proposals {
         state.next_tag += 1;
         let mut proposed = Vec::new();
         while let Some((write, _)) = state.waiting.front() {
-            let full = builder.records() + write.records > MAX_RECORDS
-                || builder.len() + write.frame.len() > MAX_BYTES;
+            let full = builder.records() + write.all_records() > MAX_RECORDS
+                || builder.len() + write.bytes() > MAX_BYTES;
             if full && !builder.is_empty() {
                 break;
             }
             let Some((write, mark)) = state.waiting.pop_front() else { break };
-            state.waiting_bytes -= write.frame.len();
-            let last_offset = builder.records() + write.records - 1;
+            state.waiting_bytes -= write.bytes();
+            let last_offset = builder.records() + write.all_records() - 1;
             builder.push(write.kind, write.epoch, write.records, &write.frame);
+            for bound in &write.bound {
+                builder.push(Kind::Batch, bound.epoch, bound.records, &bound.frame);
+            }
             proposed.push(Proposed {
                 ack: write.ack,
                 last_offset,
                 mark,
                 entity: write.batch.map(|(entity, _)| entity),
+                bound: write.bound.into_iter().map(|bound| bound.entity).collect(),
                 done: Some(write.done),
             });
         }
@@ -318,7 +347,11 @@ impl Proposals {
         match result {
             Ok(response) => {
                 let index = from_log_id(&response.log_id).index;
-                for (write, outcome) in proposed.into_iter().zip(response.data) {
+                let mut outcomes = response.data.into_iter();
+                for write in proposed {
+                    let Some(outcome) = outcomes.next() else { break };
+                    // What binds batches says for all of them what they came to.
+                    outcomes.by_ref().take(write.bound.len()).for_each(drop);
                     let Some(done) = write.done else { continue };
                     match outcome {
                         Outcome::Refused(error) => answers.push((done, Err(error))),
@@ -388,21 +421,16 @@ impl State {
                 self.waiting.len() + self.proposed.values().map(Vec::len).sum::<usize>();
             self.predicted = Some(Predicted { uncounted, heads: HashMap::new() });
         }
-        let (Some(predicted), Some((entity, expected))) = (&mut self.predicted, &write.batch)
-        else {
-            return Mark::default();
-        };
-        let known = predicted.heads.get(entity).copied();
-        let before = match known {
-            Some((seq, _)) => Some(seq),
-            // Nothing of this entity is under way: what is applied counts.
-            None if predicted.uncounted == 0 => log.head_of(entity).ok().map(|h| h.last_seq),
-            None => None,
-        };
+        let Some(predicted) = &mut self.predicted else { return Mark::default() };
+        if !write.bound.is_empty() {
+            predicted.together(&write.bound, log);
+            return Mark { counted: true, early: None };
+        }
+        let Some((entity, expected)) = &write.batch else { return Mark::default() };
+        let before = predicted.before(entity, log);
         let fits = before == Some(*expected) && write.epoch == log.state().epoch;
         let last = expected.plus(u64::from(write.records));
-        let head = if fits { last } else { before.unwrap_or(Seq::MAX) };
-        predicted.heads.insert(entity.clone(), (head, known.map_or(0, |(_, n)| n) + 1));
+        predicted.add(entity, if fits { last } else { before.unwrap_or(Seq::MAX) });
         let early = (fits && write.ack == Ack::Leader).then_some(last);
         Mark { counted: true, early }
     }
@@ -411,18 +439,50 @@ impl State {
     fn settle(&mut self, proposed: &[Proposed]) {
         let Some(predicted) = &mut self.predicted else { return };
         for write in proposed {
-            match &write.entity {
-                Some(entity) if write.mark.counted => {
-                    if let Some((_, under_way)) = predicted.heads.get_mut(entity) {
-                        *under_way -= 1;
-                        if *under_way == 0 {
-                            predicted.heads.remove(entity);
-                        }
+            if !write.mark.counted {
+                predicted.uncounted = predicted.uncounted.saturating_sub(1);
+                continue;
+            }
+            for entity in write.entity.iter().chain(&write.bound) {
+                if let Some((_, under_way)) = predicted.heads.get_mut(entity) {
+                    *under_way -= 1;
+                    if *under_way == 0 {
+                        predicted.heads.remove(entity);
                     }
                 }
-                _ if write.mark.counted => {}
-                _ => predicted.uncounted = predicted.uncounted.saturating_sub(1),
             }
+        }
+    }
+}
+
+impl Predicted {
+    /// What the entity's sequence number will be before a write that is submitted now, if that can be
+    /// said.
+    fn before(&self, entity: &EntityId, log: &GroupLog) -> Option<Seq> {
+        match self.heads.get(entity) {
+            Some((seq, _)) => Some(*seq),
+            // Nothing of this entity is under way: what is applied counts.
+            None if self.uncounted == 0 => log.head_of(entity).ok().map(|h| h.last_seq),
+            None => None,
+        }
+    }
+
+    /// One more write of the entity is under way, and this is what its sequence number will be.
+    fn add(&mut self, entity: &EntityId, head: Seq) {
+        let under_way = self.heads.get(entity).map_or(0, |(_, n)| *n);
+        self.heads.insert(entity.clone(), (head, under_way + 1));
+    }
+
+    /// Batches that go together: all of them fit, or the numbers stay as they are.
+    fn together(&mut self, bound: &[Bound], log: &GroupLog) {
+        let epoch = log.state().epoch;
+        let before: Vec<_> = bound.iter().map(|b| self.before(&b.entity, log)).collect();
+        let fits =
+            |(b, before): (&Bound, &Option<Seq>)| *before == Some(b.expected) && b.epoch == epoch;
+        let all = bound.iter().zip(&before).all(fits);
+        for (b, before) in bound.iter().zip(before) {
+            let last = b.expected.plus(u64::from(b.records));
+            self.add(&b.entity, if all { last } else { before.unwrap_or(Seq::MAX) });
         }
     }
 }

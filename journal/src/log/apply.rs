@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use super::{
     access::{Access, Missed},
-    codec::{Name, decode_batch_head, decode_batch_name, decode_delete, decode_request},
+    codec::{
+        BatchName, Name, decode_batch_head, decode_batch_name, decode_delete, decode_request,
+        decode_together,
+    },
     entries::Spot,
     entry::{Body, Entry, LogId, Op, Ops},
     files::Files,
@@ -30,6 +33,8 @@ use crate::{
 pub(crate) enum Outcome {
     /// The events are in; also where a repeat found them there already.
     Appended(Appended),
+    /// All of these batches are in.
+    Together(Vec<Appended>),
     /// The deletion is in force.
     Deleted,
     /// The new writer epoch.
@@ -78,6 +83,9 @@ pub(crate) struct Machine {
     /// The first outcomes of an entry whose application was put off.
     partial: Vec<Outcome>,
     fetched: Option<Option<Appended>>,
+    /// Of the batches that go together and are being decided: the heads of those that fit, and why
+    /// the others do not.
+    checked: Vec<Result<Head, JournalError>>,
     /// Writes that did not take effect as they stand; for whoever writes the next mark.
     pub amended: Vec<Amended>,
     /// For whoever counts what can be cleaned up.
@@ -106,6 +114,7 @@ impl Machine {
             heads: Heads::new(cached_heads),
             partial: Vec::new(),
             fetched: None,
+            checked: Vec::new(),
             amended: Vec::new(),
             deletions: Vec::new(),
         }
@@ -117,6 +126,7 @@ impl Machine {
         self.heads.clear();
         self.partial.clear();
         self.fetched = None;
+        self.checked.clear();
         self.amended.clear();
         self.deletions.clear();
     }
@@ -165,21 +175,26 @@ impl Machine {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Pause> {
         let mut offset = placed.spot.offset + u64::from(placed.spot.len) - ops.bytes().len() as u64;
-        for (n, op) in ops.iter().enumerate() {
+        let mut writes = ops.iter().enumerate().map(|(n, op)| {
             let at = offset;
             offset += op.header.frame_bytes() as u64;
+            (n, op, at)
+        });
+        while let Some((n, op, at)) = writes.next() {
             if n < outcomes.len() {
+                continue;
+            }
+            if op.header.kind == Kind::Together {
+                let count = decode_together(&op.payload)
+                    .ok_or_else(|| Pause::Failed(no_meaning(placed.entry.id)))?;
+                let batches: Vec<_> =
+                    writes.by_ref().take(count).map(|(_, op, at)| (op, at)).collect();
+                outcomes.extend(self.together(placed, &batches, files, notes)?);
                 continue;
             }
             let decided = match self.decide(placed.entry.id, &op, at, notes) {
                 Err(Pause::Needs(Need::Head(entity))) => {
-                    // What was decided before counts for what is read now.
-                    self.note(placed.live, placed.entry.id, notes);
-                    match files.now().find(&entity, Access::Cached) {
-                        Ok((head, _)) => self.heads.put(entity, head),
-                        Err(Missed::Waits) => return Err(Pause::Needs(Need::Head(entity))),
-                        Err(Missed::Failed(error)) => return Err(Pause::Failed(error)),
-                    }
+                    self.read_head(placed, entity, files, notes)?;
                     self.decide(placed.entry.id, &op, at, notes)
                 }
                 decided => decided,
@@ -187,6 +202,99 @@ impl Machine {
             outcomes.push(decided?);
         }
         Ok(())
+    }
+
+    /// Has the entity's head at hand, if that needs no waiting.
+    fn read_head(
+        &mut self,
+        placed: &Placed<'_>,
+        entity: EntityId,
+        files: &Files,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), Pause> {
+        // What was decided before counts for what is read now.
+        self.note(placed.live, placed.entry.id, notes);
+        match files.now().find(&entity, Access::Cached) {
+            Ok((head, _)) => self.heads.put(entity, head),
+            Err(Missed::Waits) => return Err(Pause::Needs(Need::Head(entity))),
+            Err(Missed::Failed(error)) => return Err(Pause::Failed(error)),
+        }
+        Ok(())
+    }
+
+    /// What batches come to that go together: first all are checked and nothing is changed, then all
+    /// are noted, or none. The outcomes of the frame that binds them and of each of them.
+    ///
+    /// A repeat of a request is not recognised here: it does not fit.
+    fn together(
+        &mut self,
+        placed: &Placed<'_>,
+        batches: &[(Op, u64)],
+        files: &Files,
+        notes: &mut Vec<Note>,
+    ) -> Result<Vec<Outcome>, Pause> {
+        // After a pause those that are checked stay so: nobody else changes anything meanwhile.
+        while let Some((op, _)) = batches.get(self.checked.len()) {
+            match self.check_one(placed.entry.id, op) {
+                Ok(checked) => self.checked.push(checked),
+                Err(Pause::Needs(Need::Head(entity))) => {
+                    self.read_head(placed, entity, files, notes)?;
+                }
+                Err(pause) => return Err(pause),
+            }
+        }
+        let checked = std::mem::take(&mut self.checked);
+        let index = placed.entry.id.index;
+        let heads = checked.into_iter().collect::<Result<Vec<_>, _>>();
+        #[cfg(feature = "planted")]
+        if heads.is_err() && crate::planted::is(crate::planted::Planted::TogetherApart) {
+            let each = batches.iter().map(|(op, at)| {
+                let position = Position::new(index, op.header.position.offset());
+                self.batch(op, position, *at, notes)
+            });
+            let each = each.collect::<Result<Vec<_>, _>>()?;
+            return Ok(std::iter::once(Outcome::Together(Vec::new())).chain(each).collect());
+        }
+        let heads = match heads {
+            Ok(heads) => heads,
+            Err(error) => {
+                let positions =
+                    batches.iter().map(|(op, _)| Position::new(index, op.header.position.offset()));
+                let refused = positions.map(|position| self.refuse(position, error.clone()));
+                let refused: Vec<_> = refused.collect();
+                return Ok(std::iter::once(Outcome::Refused(error)).chain(refused).collect());
+            }
+        };
+        let mut appended = Vec::with_capacity(batches.len());
+        for ((op, at), head) in batches.iter().zip(heads) {
+            let (name, last) = fits(placed.entry.id, op)?;
+            let entity =
+                name.name.to_id().ok_or_else(|| Pause::Failed(no_meaning(placed.entry.id)))?;
+            let position = Position::new(index, op.header.position.offset());
+            let end = Position::from_u64(position.to_u64() + name.count - 1);
+            notes.push(batch_note(entity.clone(), &name, last, op, (position, *at)));
+            self.heads.put(entity, Head { last_seq: last, ..head });
+            appended.push(Appended { last_seq: last, position: end });
+        }
+        let each: Vec<_> = appended.iter().map(|appended| Outcome::Appended(*appended)).collect();
+        Ok(std::iter::once(Outcome::Together(appended)).chain(each).collect())
+    }
+
+    /// Whether a batch fits: its entity's head before it.
+    fn check_one(&mut self, id: LogId, op: &Op) -> Result<Result<Head, JournalError>, Pause> {
+        let (batch, _) = fits(id, op)?;
+        if let Err(stale) = self.check_epoch(op.header.term) {
+            return Ok(Err(stale));
+        }
+        let expected = Seq(batch.first_seq.0.saturating_sub(1));
+        let Some((entity, head)) = self.heads.get(batch.name) else {
+            return Err(no_head(batch.name).unwrap_or_else(|| Pause::Failed(no_meaning(id))));
+        };
+        if head.last_seq == expected {
+            return Ok(Ok(*head));
+        }
+        let (entity, actual) = (entity.clone(), head.last_seq);
+        Ok(Err(JournalError::WrongExpectedSeq { entity, expected, actual }))
     }
 
     /// What a write comes to.
@@ -249,15 +357,8 @@ impl Machine {
         let fits = fits || crate::planted::is(crate::planted::Planted::SeqUnchecked);
         if fits {
             head.last_seq = last;
-            let place = Place {
-                position,
-                records: batch.count as u32,
-                offset,
-                len: op.header.frame_bytes() as u32,
-            };
             let end = Position::from_u64(position.to_u64() + batch.count - 1);
-            let seqs = (batch.first_seq, last);
-            notes.push(Note::Batch(entity.clone(), seqs, op.header.term, place));
+            notes.push(batch_note(entity.clone(), &batch, last, op, (position, offset)));
             return Ok(Outcome::Appended(Appended { last_seq: last, position: end }));
         }
         let entity = entity.clone();
@@ -336,6 +437,29 @@ impl Machine {
             }
         });
     }
+}
+
+/// What a batch leaves in the index.
+fn batch_note(
+    entity: EntityId,
+    batch: &BatchName<'_>,
+    last: Seq,
+    op: &Op,
+    (position, offset): (Position, u64),
+) -> Note {
+    let len = op.header.frame_bytes() as u32;
+    let place = Place { position, records: batch.count as u32, offset, len };
+    Note::Batch(entity, (batch.first_seq, last), op.header.term, place)
+}
+
+/// Whose batch it is and which events it has, and the last of them.
+fn fits(id: LogId, op: &Op) -> Result<(BatchName<'_>, Seq), Pause> {
+    let batch = decode_batch_name(&op.payload).filter(|_| op.header.kind == Kind::Batch);
+    let read = batch.and_then(|batch| {
+        let last = batch.first_seq.0.checked_add(batch.count)?.checked_sub(1)?;
+        Some((batch, Seq(last)))
+    });
+    read.ok_or_else(|| Pause::Failed(no_meaning(id)))
 }
 
 fn write_note(index: &mut SegmentIndex, shard: ShardId, note: Note) {

@@ -1,9 +1,10 @@
-//! The payloads of frames: batches of events and deletions.
+//! The payloads of frames: batches of events, deletions, and what binds batches together.
 //!
 //! ```text
 //! batch   = entity first_seq count timestamp has_request [request_id reply] event*
 //! event   = name schema_version extras [tag_count tag* entry_count (key value)*] payload
 //! delete  = entity to
+//! together = batch_count
 //! entity  = kind key
 //! ```
 //! Numbers are LEB128 varints; a text or a byte string is its length and its bytes; `has_request`
@@ -142,6 +143,21 @@ pub(crate) fn encode_delete(entity: &EntityId, to: Seq) -> Vec<u8> {
     put_entity(&mut out, entity);
     put_varint(&mut out, to.0);
     out
+}
+
+/// What says of the `count` batches after it that they take effect together, as a frame with room for
+/// the header in front.
+pub(crate) fn encode_together(count: usize) -> Vec<u8> {
+    let mut out = vec![0; HEADER_BYTES];
+    put_varint(&mut out, count as u64);
+    out
+}
+
+/// How many batches after it take effect together: at least one.
+pub(crate) fn decode_together(payload: &[u8]) -> Option<usize> {
+    let mut reader = Reader::new(payload);
+    let count = usize::try_from(reader.varint()?).ok()?;
+    (reader.remaining() == 0 && count > 0).then_some(count)
 }
 
 /// Whose deletion a payload holds, and up to which sequence number.

@@ -1,7 +1,8 @@
 //! Entries of a group's log, as Raft sees them and as they lie in the node's log.
 //!
 //! An entry is an `Entry` frame, which says its term and how many frames follow, and then those
-//! frames: batches, deletions, claims, with their positions in the entry. The bytes of the frames
+//! frames: batches, deletions, claims, with their positions in the entry. A frame that binds batches
+//! together has a position of its own and stands right before them. The bytes of the frames
 //! are made once, where the entry is proposed; the network carries them as they are, and the
 //! writer only stamps them with their place.
 
@@ -96,10 +97,13 @@ impl Ops {
     /// Checks bytes that came from elsewhere. `None` where they are no frames of writes.
     pub(crate) fn parse(shard: ShardId, bytes: Bytes) -> Option<Self> {
         let (mut at, mut count, mut records) = (0, 0, 0u32);
+        // Batches that are still to come of those that go together.
+        let mut bound = 0;
         while at < bytes.len() {
             let header = Header::parse_unstamped(&bytes[at..])?;
             let fits = header.shard == shard
-                && matches!(header.kind, Kind::Batch | Kind::Delete | Kind::Claim)
+                && matches!(header.kind, Kind::Batch | Kind::Delete | Kind::Claim | Kind::Together)
+                && (bound == 0 || header.kind == Kind::Batch)
                 && header.position.index() == 0
                 && u32::from(header.position.offset()) == records
                 && header.frame_bytes() <= bytes.len() - at;
@@ -107,6 +111,10 @@ impl Ops {
                 return None;
             }
             let payload = &bytes[at + HEADER_BYTES..at + header.frame_bytes()];
+            bound = match header.kind {
+                Kind::Together => super::codec::decode_together(payload)?,
+                _ => bound.saturating_sub(1),
+            };
             records += match header.kind {
                 Kind::Batch => super::codec::batch_count(payload)?,
                 _ => 1,
@@ -114,7 +122,7 @@ impl Ops {
             count += 1;
             at += header.frame_bytes();
         }
-        (count > 0 && records <= u32::from(u16::MAX)).then_some(Self {
+        (count > 0 && bound == 0 && records <= u32::from(u16::MAX)).then_some(Self {
             bytes,
             count,
             records,

@@ -51,14 +51,16 @@ pub(crate) enum Kind {
     Applied = 14,
     /// What is carried over from older segments: a group's membership, vote, last entry.
     Group = 15,
+    /// The batches that follow in its entry take effect together, all of them or none.
+    Together = 16,
 }
 
 impl Kind {
     fn from_u8(kind: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 15] = [
+        const ALL: [Kind; 16] = [
             Batch, Delete, Claim, Mark, End, Entity, Order, OrderTop, Directory, Shards, Trailer,
-            Entry, Vote, Applied, Group,
+            Entry, Vote, Applied, Group, Together,
         ];
         ALL.get(usize::from(kind).wrapping_sub(1)).copied()
     }

@@ -189,7 +189,7 @@ fn note(
 ) -> Option<()> {
     let (shard, offset) = (header.shard, scanned.end);
     let item = match (header.kind, &mut *open) {
-        (Kind::Batch | Kind::Delete | Kind::Claim, Some(_)) => {
+        (Kind::Batch | Kind::Delete | Kind::Claim | Kind::Together, Some(_)) => {
             return write_of(scanned, open, header).then_some(());
         }
         (_, Some(_)) => return None,

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::{
     error::JournalError,
     id::{EntityId, Position, Seq, ShardId, Term},
-    port::{AppendDone, Appended, Head, ReplayRange},
+    port::{AllDone, AppendDone, Appended, Head, ReplayRange},
     record::{AppendBatch, EventRecord},
 };
 
@@ -50,9 +50,26 @@ pub(super) struct Stream {
 }
 
 pub(super) enum Op {
-    Append { batch: AppendBatch, failures: u64, done: AppendDone },
-    Claim { shard: ShardId, term: Term, done: oneshot::Sender<Term> },
-    Delete { entity: EntityId, to: Seq, done: oneshot::Sender<()> },
+    Append {
+        batch: AppendBatch,
+        failures: u64,
+        done: AppendDone,
+    },
+    /// Batches that go together, each with how many failures came before it.
+    Together {
+        batches: Vec<(AppendBatch, u64)>,
+        done: AllDone,
+    },
+    Claim {
+        shard: ShardId,
+        term: Term,
+        done: oneshot::Sender<Term>,
+    },
+    Delete {
+        entity: EntityId,
+        to: Seq,
+        done: oneshot::Sender<()>,
+    },
 }
 
 pub(super) struct Fault {
@@ -84,16 +101,22 @@ impl State {
         Err(JournalError::StaleEpoch { shard, stale: epoch, current })
     }
 
-    /// Takes the batch's sequence numbers. Returns how many failures came before it.
-    pub(super) fn accept_seq(&mut self, batch: &AppendBatch) -> Result<u64, JournalError> {
-        let streams = &mut self.shard_mut(&batch.entity).streams;
+    /// Whether the batch comes right after what is accepted of its entity.
+    pub(super) fn check_seq(&self, batch: &AppendBatch) -> Result<(), JournalError> {
+        let streams = &self.shards[usize::from(self.shard_id(&batch.entity).0)].streams;
         let actual = streams.get(&batch.entity).map_or(Seq::ZERO, |stream| stream.accepted);
         if batch.expected_seq != actual {
             return Err(wrong_seq(batch, actual));
         }
+        Ok(())
+    }
+
+    /// Takes the batch's sequence numbers. Returns how many failures came before it.
+    pub(super) fn accept_seq(&mut self, batch: &AppendBatch) -> u64 {
+        let streams = &mut self.shard_mut(&batch.entity).streams;
         let stream = streams.entry(batch.entity.clone()).or_default();
-        stream.accepted = actual.plus(batch.events.len() as u64);
-        Ok(stream.failures)
+        stream.accepted = batch.expected_seq.plus(batch.events.len() as u64);
+        stream.failures
     }
 
     /// Something of an entity's stream; none where the entity never had events.
@@ -129,7 +152,56 @@ impl State {
                 let result = self.commit_batch(batch, failures);
                 Box::new(move || done(result))
             }
+            Op::Together { batches, done } => {
+                let result = self.commit_together(batches);
+                Box::new(move || done(result))
+            }
         }
+    }
+
+    fn commit_together(
+        &mut self,
+        batches: Vec<(AppendBatch, u64)>,
+    ) -> Result<Vec<Appended>, JournalError> {
+        let failed = batches.iter().find_map(|(batch, failures)| {
+            let streams = &self.shard_mut(&batch.entity).streams;
+            let stream = streams.get(&batch.entity).filter(|s| s.failures != *failures)?;
+            Some(wrong_seq(batch, stream.head.last_seq))
+        });
+        let fault = if failed.is_none() { self.append_faults.pop_front() } else { None };
+        let written = failed.is_none() && fault.as_ref().is_none_or(|fault| fault.written);
+        let Some(error) = failed.or(fault.map(|fault| fault.error)) else {
+            return Ok(self.append_all(batches));
+        };
+        let failing = batches.iter().map(|(batch, failures)| (batch.entity.clone(), *failures));
+        let failing: Vec<_> = failing.collect();
+        if written {
+            self.append_all(batches);
+        }
+        for (entity, failures) in failing {
+            let stream = self.shard_mut(&entity).streams.entry(entity).or_default();
+            // One that failed before has been put back already, and may have gone on since.
+            if stream.failures == failures {
+                stream.failures += 1;
+                stream.accepted = stream.head.last_seq;
+            }
+        }
+        Err(error)
+    }
+
+    /// Writes batches of one shard as one entry.
+    fn append_all(&mut self, batches: Vec<(AppendBatch, u64)>) -> Vec<Appended> {
+        let Some((first, _)) = batches.first() else { return Vec::new() };
+        let entity = first.entity.clone();
+        let shard = self.shard_mut(&entity);
+        shard.index += 1;
+        let mut offset = 0;
+        let appended = batches.into_iter().map(|(batch, _)| {
+            let from = offset;
+            offset += batch.events.len();
+            shard.append_at(batch, from)
+        });
+        appended.collect()
     }
 
     fn commit_batch(
@@ -169,13 +241,18 @@ impl Shard {
 
     fn append(&mut self, batch: AppendBatch) -> Appended {
         self.index += 1;
+        self.append_at(batch, 0)
+    }
+
+    /// Writes a batch from this record of the newest entry on.
+    fn append_at(&mut self, batch: AppendBatch, from: usize) -> Appended {
         let AppendBatch { entity, epoch, expected_seq, timestamp, mut request, events } = batch;
         let stream = self.streams.entry(entity.clone()).or_default();
         let last = events.len() - 1;
         let mut appended = Appended { last_seq: expected_seq, position: Position::ZERO };
         for (n, event) in events.into_iter().enumerate() {
             appended.last_seq = appended.last_seq.next();
-            appended.position = Position::new(self.index, n as u16);
+            appended.position = Position::new(self.index, (from + n) as u16);
             let record = Arc::new(EventRecord {
                 entity: entity.clone(),
                 seq: appended.last_seq,

@@ -11,8 +11,8 @@ use std::{
 
 use duractor::{EntityId, Journal, Seq, SnapshotStore};
 use duractor_journal::{
-    Ack, AppendBatch, AppendDone, Appended, Corruption, Deletions, EventRecord, Head, JournalError,
-    Limits, MemoryJournal, Position, RecordChunks, ReplayRange, ShardId, Term,
+    Ack, AllDone, AppendBatch, AppendDone, Appended, Corruption, Deletions, EventRecord, Head,
+    JournalError, Limits, MemoryJournal, Position, RecordChunks, ReplayRange, ShardId, Term,
 };
 use duractor_snapshot::{Criteria, MemorySnapshots, Retention, Saved, Snapshot, SnapshotError};
 use futures_util::{
@@ -136,7 +136,7 @@ impl Stores {
             let record = EventRecord {
                 entity: batch.entity.clone(),
                 seq,
-                position: Position::new(at.position.index(), n as u16),
+                position: Position::from_u64(at.position.to_u64() - (count - 1 - n) as u64),
                 epoch: batch.epoch,
                 timestamp: batch.timestamp,
                 request: batch.request.clone().filter(|_| n + 1 == count),
@@ -173,6 +173,17 @@ impl Journal for Live {
             done(result);
         };
         self.0.journal.submit(batch, Box::new(kept));
+    }
+
+    fn submit_all(&self, batches: Vec<AppendBatch>, done: AllDone) {
+        let (stores, copies) = (self.0.clone(), batches.clone());
+        let kept = move |result: Result<Vec<Appended>, JournalError>| {
+            for (copy, appended) in copies.iter().zip(result.iter().flatten()) {
+                stores.keep(copy, *appended);
+            }
+            done(result);
+        };
+        self.0.journal.submit_all(batches, Box::new(kept));
     }
 
     fn replay(&self, entity: &EntityId, range: ReplayRange) -> RecordChunks {
@@ -278,6 +289,10 @@ impl Journal for View {
     }
 
     fn submit_with(&self, _: AppendBatch, _: Ack, done: AppendDone) {
+        done(Err(JournalError::Closed));
+    }
+
+    fn submit_all(&self, _: Vec<AppendBatch>, done: AllDone) {
         done(Err(JournalError::Closed));
     }
 

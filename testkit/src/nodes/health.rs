@@ -13,6 +13,7 @@ use super::{
     account::Look,
     clients::{failed, find},
     life::worker,
+    locks::all_free,
     world::World,
 };
 
@@ -44,6 +45,7 @@ pub(crate) async fn all_serve(world: &Arc<World>) {
             }
         }
     }
+    all_free(world).await;
     for n in 0..world.plan.singletons {
         while world.resource.runs_in(&worker(n)).is_none() {
             // One that fails may wait for up to 10 s until it starts again.

@@ -12,6 +12,8 @@ use tokio::time::sleep;
 
 use super::{
     account::Account,
+    locks::options,
+    purse::Purse,
     resource::Boot,
     world::{Process, World},
 };
@@ -70,6 +72,8 @@ async fn host(
 ) -> Result<Node, NodeError> {
     let builder = Node::builder("/data").env(env.clone()).cluster(cluster);
     let builder = builder.register(Account { settings: world.plan.settings.clone() });
+    let builder = builder.session(options(world));
+    let builder = builder.register(Purse { settings: world.plan.settings.clone() });
     let add = |builder: NodeBuilder, n| {
         let world = Arc::downgrade(world);
         builder.singleton(&worker(n), move |singleton| {

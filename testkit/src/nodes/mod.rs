@@ -4,7 +4,7 @@
 //!
 //! A run forms a cluster, puts it under load while things go wrong, heals everything, restarts every
 //! node, and then checks what clients saw against what the nodes hold: **A** and **L** (each operation
-//! once, in an order that fits what clients saw), **W** (singletons: never two at once, and their
+//! once, in an order that fits what clients saw), **W** (singletons and locks: never two at once, and their
 //! fencing tokens rise), **C** (all nodes hold the same), **V** (everything serves again), **S** (no
 //! panic, and no error but those that fit), and that the ledger of commands balances.
 //!
@@ -12,13 +12,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `account` | the entity of the load |
+//! | `account`, `purse` | the entities of the load |
 //! | `history` | what clients saw, and its checks |
 //! | `resource` | what singletons work on |
 //! | `plan`, `planted` | what a seed is about; bugs that must be found |
 //! | `wires` | a node's links |
 //! | `world`, `life` | the nodes; the life of a process |
-//! | `clients` | the load |
+//! | `clients`, `locks`, `transfers` | the load |
 //! | `health` | whether all members, groups and entities are as they should be |
 //! | `upkeep` | what operators do: draining, restarting, pausing |
 //! | `trouble` | what goes wrong |
@@ -29,10 +29,13 @@ mod clients;
 mod health;
 mod history;
 mod life;
+mod locks;
 mod plan;
 mod planted;
+mod purse;
 mod resource;
 mod settle;
+mod transfers;
 mod trouble;
 mod upkeep;
 mod wires;
@@ -43,7 +46,7 @@ use std::{sync::Arc, time::Duration};
 use duractor_journal::NodeId;
 use tokio::{task::JoinSet, time::timeout};
 
-use self::{clients::Client, plan::Plan, world::World};
+use self::{clients::Client, locks::Locker, plan::Plan, transfers::Teller, world::World};
 use crate::{
     consistency::{
         Report, Violation,
@@ -88,6 +91,12 @@ async fn all(world: &Arc<World>) -> u64 {
     let mut tasks = JoinSet::new();
     for _ in 0..world.plan.clients {
         tasks.spawn(Client::new(world).run());
+    }
+    for _ in 0..world.plan.lockers {
+        tasks.spawn(Locker::new(world).run());
+    }
+    for _ in 0..world.plan.tellers {
+        tasks.spawn(Teller::new(world).run());
     }
     tasks.spawn(trouble::make(world.clone()));
     let load = Duration::from_millis(world.plan.load_ms);
@@ -135,6 +144,8 @@ fn write_up(world: &World, report: &mut Report, checked: u64) -> Checked {
     }
     let (ops, seen) = (history.ops.len() as u64, history.seen.len() as u64);
     let mut counts = notes.counts.clone();
+    let (transfers, done) = world.book.counts();
+    counts.extend([("transfers", transfers), ("transfers_done", done)]);
     counts.extend([("ops", ops), ("looks", seen), ("singleton_runs", world.resource.runs())]);
     report.counts = counts;
     let disk = |sum: u64, disk: &SimDisk| crate::rng::mix(sum ^ disk.trace_hash());

@@ -116,6 +116,16 @@ pub(crate) struct Plan {
     pub(crate) accounts: usize,
     pub(crate) clients: usize,
     pub(crate) singletons: usize,
+    /// Locks, and as many semaphores.
+    pub(crate) locks: usize,
+    /// Clients of them.
+    pub(crate) lockers: usize,
+    /// A session's lease.
+    pub(crate) lease_ms: u64,
+    /// Between which transfers go.
+    pub(crate) purses: usize,
+    /// Clients that transfer.
+    pub(crate) tellers: usize,
     /// Between two calls of a client, at most.
     pub(crate) pause_ms: u64,
     /// Bytes of an event beside its number, at most.
@@ -153,9 +163,14 @@ impl Plan {
             accounts: 1 + rng.index(4),
             clients: 1 + rng.index(4),
             singletons: 1 + rng.index(3),
+            purses: 2 + rng.index(4),
+            tellers: if planted.is_some_and(Planted::is_transfer) { 2 } else { rng.index(3) },
             pause_ms: 5 + rng.below(40),
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),
+            locks: 1 + rng.index(3),
+            lockers: if wanted.is_empty() { rng.index(5) } else { 2 + rng.index(3) },
+            lease_ms: 300 + rng.below(1_700),
             replace_after_ms: if rng.chance(0.3) { 1_000 + rng.below(1_000) } else { 300_000 },
             moves: 1 + rng.below(3),
             sites: sites(rng, nodes),

@@ -11,16 +11,34 @@ pub enum Planted {
     PromiseForgotten,
     /// Leadership is handed over while the shard's singletons still run.
     HandOverUnstopped,
+    /// Locks are not fenced: their tokens are counted in the owner's memory.
+    LockUnfenced,
+    /// Leases of locks run by the wall clock.
+    LeaseByWallClock,
+    /// A new owner takes holders whose leases it does not know for dead.
+    LeaseNotGivenAnew,
+    /// What was acquired for a caller who gave up stays acquired.
+    AcquireNotUndone,
+    /// The coordinator of a transaction forgets one of its participants.
+    CoordinatorForgets,
+    /// An entity that is prepared for a transaction has forgotten it when it recovers.
+    PreparedForgotten,
     /// Shards are moved on what was reported long ago, whatever has become of them.
     StaleView,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 4] = [
+    pub const ALL: [Planted; 10] = [
         Planted::AckBeforeFsync,
         Planted::PromiseForgotten,
         Planted::HandOverUnstopped,
+        Planted::LockUnfenced,
+        Planted::LeaseByWallClock,
+        Planted::LeaseNotGivenAnew,
+        Planted::AcquireNotUndone,
+        Planted::CoordinatorForgets,
+        Planted::PreparedForgotten,
         Planted::StaleView,
     ];
 
@@ -32,24 +50,42 @@ impl Planted {
             Planted::PromiseForgotten => "promise-forgotten",
             Planted::HandOverUnstopped => "hand-over-unstopped",
             Planted::StaleView => "stale-view",
+            Planted::LockUnfenced => "lock-unfenced",
+            Planted::LeaseByWallClock => "lease-by-wall-clock",
+            Planted::LeaseNotGivenAnew => "lease-not-given-anew",
+            Planted::AcquireNotUndone => "acquire-not-undone",
+            Planted::CoordinatorForgets => "coordinator-forgets",
+            Planted::PreparedForgotten => "prepared-forgotten",
         }
     }
 
-    /// Whether this build can plant it: bugs inside of the crates need the feature `planted`.
+    /// Whether this build can plant it: bugs inside of other crates need the feature `planted`.
     #[must_use]
     pub fn available(self) -> bool {
-        let inside = matches!(self, Planted::PromiseForgotten | Planted::StaleView);
-        cfg!(feature = "planted") || !inside
+        let outside = matches!(self, Planted::AckBeforeFsync | Planted::HandOverUnstopped);
+        cfg!(feature = "planted") || outside
+    }
+
+    /// Whether transfers bring it out.
+    pub(super) fn is_transfer(self) -> bool {
+        matches!(self, Planted::CoordinatorForgets | Planted::PreparedForgotten)
     }
 
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Crash, CrashMany, LeaderAlone, Maintain, Transfer};
+        use Trouble::{
+            Break, Crash, CrashMany, Cut, Freeze, Kill, LeaderAlone, Maintain, Skew, Transfer,
+        };
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
             Planted::StaleView => &[Maintain, Transfer, Transfer],
+            Planted::LockUnfenced | Planted::LeaseNotGivenAnew => &[Transfer, Transfer, Kill],
+            Planted::LeaseByWallClock => &[Skew, Skew, Skew],
+            Planted::AcquireNotUndone => &[Cut, Freeze],
+            Planted::CoordinatorForgets => &[Break],
+            Planted::PreparedForgotten => &[Kill, Transfer, Transfer],
         }
     }
 }
@@ -57,14 +93,20 @@ impl Planted {
 /// Plants a bug on this thread, or takes it away.
 #[cfg(feature = "planted")]
 pub(super) fn plant(bug: Option<Planted>) {
-    use duractor::cluster::planted as cluster;
-    use duractor_journal::planted::{Planted as Inside, plant};
-    plant(match bug {
+    use duractor::planted::Planted as Framework;
+    use duractor_journal::planted::Planted as Inside;
+    duractor_journal::planted::plant(match bug {
         Some(Planted::PromiseForgotten) => Some(Inside::PromiseForgotten),
         Some(_) | None => None,
     });
-    cluster::plant(match bug {
-        Some(Planted::StaleView) => Some(cluster::Planted::StaleView),
+    duractor::planted::plant(match bug {
+        Some(Planted::LockUnfenced) => Some(Framework::TokenInMemory),
+        Some(Planted::LeaseByWallClock) => Some(Framework::LeaseByWallClock),
+        Some(Planted::LeaseNotGivenAnew) => Some(Framework::LeaseNotGivenAnew),
+        Some(Planted::AcquireNotUndone) => Some(Framework::AcquireNotUndone),
+        Some(Planted::CoordinatorForgets) => Some(Framework::CoordinatorForgets),
+        Some(Planted::PreparedForgotten) => Some(Framework::PreparedForgotten),
+        Some(Planted::StaleView) => Some(Framework::StaleView),
         Some(_) | None => None,
     });
 }

@@ -11,6 +11,7 @@ use super::{
     account::All,
     clients::find,
     health::{SERVES_WITHIN, WHOLE_WITHIN, all_serve},
+    transfers,
     world::World,
 };
 use crate::cluster::network::Stop;
@@ -66,6 +67,7 @@ pub(crate) async fn compare(world: &Arc<World>) -> Result<u64, String> {
         }
         checked += world.notes().history.check(account, &first.unwrap_or_default())?;
     }
+    checked += transfers::compare(world).await?;
     Ok(checked)
 }
 

@@ -21,8 +21,10 @@ use tokio::{
 use super::{
     Planted,
     history::{History, Moment},
+    locks::Locks,
     plan::Plan,
     resource::{Boot, Resource},
+    transfers::Book,
     wires::Wires,
 };
 use crate::{
@@ -39,6 +41,8 @@ pub(crate) struct World {
     pub(crate) net: Arc<SimNetwork>,
     pub(crate) nodes: BTreeMap<NodeId, Place>,
     pub(crate) resource: Arc<Resource>,
+    pub(crate) locks: Locks,
+    pub(crate) book: Book,
     notes: Mutex<Notes>,
     /// Clients and troubles end.
     ending: AtomicBool,
@@ -129,6 +133,8 @@ impl World {
             net,
             nodes,
             resource: Arc::default(),
+            locks: Locks::default(),
+            book: Book::default(),
             notes: Mutex::new(notes),
             ending: AtomicBool::new(false),
             over: Notify::new(),

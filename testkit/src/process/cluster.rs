@@ -18,13 +18,15 @@ use super::{
     child::Child,
     control::CallError,
     proxy::Proxy,
-    wire::{Group, NodeConfig, Request, Tls},
+    wire::{Group, NodeConfig, Request, Tls, Whole},
 };
 
 /// How long a node may take to tell its status, before it counts as not there.
 const STATUS: Duration = Duration::from_secs(2);
 /// How long a change of members may take, catching up included, before it is asked for again.
 const CHANGE: Duration = Duration::from_secs(120);
+/// How long the groups may take to get ready.
+const FORMED: Duration = Duration::from_secs(30);
 /// Between two looks at a status.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -51,6 +53,9 @@ pub struct Setup {
     pub timing: Option<[u64; 3]>,
     /// What the nodes' handlers do wrong on purpose, if anything.
     pub plant: Option<String>,
+    /// Whole nodes that form a cluster, with these keys and values of their
+    /// [configuration](duractor::config); otherwise nodes with links and journal alone.
+    pub whole: Option<Vec<(String, String)>>,
 }
 
 impl Setup {
@@ -70,6 +75,7 @@ impl Setup {
             fan_in: None,
             timing: None,
             plant: None,
+            whole: None,
         })
     }
 }
@@ -79,6 +85,14 @@ struct Slot {
     member: Member,
     address: Option<SocketAddr>,
     child: Option<Arc<Child>>,
+    /// It was started before.
+    known: bool,
+}
+
+impl Slot {
+    fn new(number: u32, address: Option<SocketAddr>) -> Self {
+        Self { member: Member::new(number, 1), address, child: None, known: false }
+    }
 }
 
 /// Nodes `1..=nodes` of one cluster. All of them are killed when this is dropped.
@@ -90,10 +104,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts all nodes, makes the groups of all shards, and waits until each has a leader.
+    /// Starts all nodes, makes the groups of all shards, and waits until each has a leader. Whole nodes
+    /// form the cluster themselves: waits until all have their votes.
     ///
     /// # Errors
-    /// A node did not start, or there is a group without a leader after 30 s.
+    /// A node did not start, or there is a group without a leader (or a vote missing) after 30 s.
     pub async fn start(setup: Setup) -> Result<Arc<Self>, Failure> {
         let ca = setup.secure.then(|| DevCa::create(setup.dir.join("tls"), NAME)).transpose()?;
         let proxy = if setup.proxied { Some(Proxy::start(setup.nodes).await?) } else { None };
@@ -104,16 +119,38 @@ impl Cluster {
                 // Nodes must know where the others listen before those do.
                 None => Some(free_address()?),
             };
-            slots.push(Mutex::new(Slot { member: Member::new(number, 1), address, child: None }));
+            slots.push(Mutex::new(Slot::new(number, address)));
         }
         let cluster = Arc::new(Self { setup, ca, proxy, slots });
         for node in cluster.nodes() {
             cluster.restart(node).await?;
         }
         let voters = cluster.members();
+        if cluster.setup.whole.is_some() {
+            cluster.wait_whole(FORMED).await?;
+            return Ok(cluster);
+        }
         cluster.running(1)?.call::<()>(&Request::Initialize { voters }, CHANGE).await?;
-        cluster.wait_led(Duration::from_secs(30)).await?;
+        cluster.wait_led(FORMED).await?;
         Ok(cluster)
+    }
+
+    /// Waits until every group has a leader and the votes of three nodes, or of all where there are fewer.
+    ///
+    /// # Errors
+    /// There is one that has not after so long.
+    pub async fn wait_whole(&self, longest: Duration) -> Result<(), Failure> {
+        let (end, copies) = (Instant::now() + longest, self.setup.nodes.min(3) as usize);
+        for shard in 0..self.setup.shards {
+            while self.leader(shard).await.is_none_or(|(_, group)| group.voters.len() != copies) {
+                if Instant::now() > end {
+                    let statuses = self.statuses().await;
+                    return Err(format!("shard {shard} is not complete: {statuses}").into());
+                }
+                sleep(TICK).await;
+            }
+        }
+        Ok(())
     }
 
     /// How it is set up.
@@ -171,7 +208,7 @@ impl Cluster {
             proxy.set_target(node, address);
         }
         self.slot(node, |slot| {
-            (slot.address, slot.child) = (Some(address), Some(child));
+            (slot.address, slot.child, slot.known) = (Some(address), Some(child), true);
         });
         Ok(())
     }
@@ -382,6 +419,10 @@ impl Cluster {
             fan_in: self.setup.fan_in,
             timing: self.setup.timing,
             plant: self.setup.plant.clone(),
+            whole: self.setup.whole.clone().map(|settings| {
+                let bootstrap = node == 1 && !self.slot(node, |slot| slot.known);
+                Whole { bootstrap, settings }
+            }),
         })
     }
 }

@@ -19,7 +19,8 @@
 //! | [`proxy`] | the network between the nodes, which can be cut |
 //! | [`child`] | one node process: start, kill, freeze, stop |
 //! | [`owner`] | in the node: writes that take effect once, whoever leads |
-//! | [`node`] | in the node: opens everything, does what it is told |
+//! | [`node`] | in the node: opens links and journal, does what it is told |
+//! | [`whole`] | in the node: all that an application runs, with the cluster and entities |
 //! | [`cluster`] | in the parent: all nodes of a cluster |
 //! | [`client`] | in the parent: writes that follow the leaders |
 
@@ -30,6 +31,7 @@ pub mod control;
 pub mod node;
 pub mod owner;
 pub mod proxy;
+pub mod whole;
 pub mod wire;
 
 pub use child::Child;
@@ -37,6 +39,7 @@ pub use client::Client;
 pub use cluster::{Cluster, Setup};
 pub use node::{Handler, Node};
 pub use proxy::{Cut, Proxy};
+pub use whole::{Application, WholeNode};
 
 /// Whatever ends a tool early.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

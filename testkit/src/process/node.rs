@@ -1,4 +1,6 @@
 //! In the node process: opens links and journal, and does what it is told.
+//!
+//! [`whole`](super::whole) has the nodes that also have the cluster and entities.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -47,6 +49,14 @@ pub trait Handler: Send + Sync + 'static {
 /// # Errors
 /// The node does not open, or the parent cannot be reached.
 pub async fn run(config: &str, handler: Arc<dyn Handler>) -> Result<(), Failure> {
+    let (config, control) = begin(config).await?;
+    let node = Arc::new(Node::open(config).await?);
+    let hello = Hello { me: node.config.me, address: node.links.address().to_string() };
+    serve(control, &hello, Arc::new(Bare { node, handler })).await
+}
+
+/// What every node process does first: reads its configuration, and connects to the parent.
+pub(super) async fn begin(config: &str) -> Result<(NodeConfig, TcpStream), Failure> {
     // Also where the parent is killed while this process stands still.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // Silent, unless RUST_LOG asks for more: nodes that are killed leave others with much to say.
@@ -55,9 +65,29 @@ pub async fn run(config: &str, handler: Arc<dyn Handler>) -> Result<(), Failure>
     let config: NodeConfig = serde_json::from_str(config)?;
     let control = TcpStream::connect(&config.control).await?;
     control.set_nodelay(true)?;
-    let node = Arc::new(Node::open(config).await?);
-    let hello = Hello { me: node.config.me, address: node.links.address().to_string() };
-    serve(control, &hello, &node, &handler).await
+    Ok((config, control))
+}
+
+/// Whatever answers the parent.
+pub(super) trait Serve: Send + Sync + 'static {
+    fn perform(self: Arc<Self>, request: Request) -> BoxFuture<'static, Result<Value, Failure>>;
+}
+
+/// A node with links and journal.
+struct Bare {
+    node: Arc<Node>,
+    handler: Arc<dyn Handler>,
+}
+
+impl Serve for Bare {
+    fn perform(self: Arc<Self>, request: Request) -> BoxFuture<'static, Result<Value, Failure>> {
+        Box::pin(async move {
+            match request {
+                Request::Own(own) => self.handler.clone().handle(self.node.clone(), own).await,
+                other => self.node.perform(other).await,
+            }
+        })
+    }
 }
 
 impl Node {
@@ -123,11 +153,10 @@ impl Node {
 }
 
 /// Answers requests until the parent is gone or wants the node to stop.
-async fn serve(
+pub(super) async fn serve(
     control: TcpStream,
     hello: &Hello,
-    node: &Arc<Node>,
-    handler: &Arc<dyn Handler>,
+    node: Arc<dyn Serve>,
 ) -> Result<(), Failure> {
     let (read, mut write) = control.into_split();
     write.write_all(&line(hello)?).await?;
@@ -143,7 +172,7 @@ async fn serve(
     while let Some(text) = requests.next_line().await? {
         let Numbered { id, body } = serde_json::from_str::<Numbered<Request>>(&text)?;
         let stop = matches!(body, Request::Stop);
-        let answer = answer(node.clone(), handler.clone(), id, body, answers.clone());
+        let answer = answer(node.clone(), id, body, answers.clone());
         if stop {
             answer.await;
             writing.await?;
@@ -164,18 +193,13 @@ enum Then {
 }
 
 async fn answer(
-    node: Arc<Node>,
-    handler: Arc<dyn Handler>,
+    node: Arc<dyn Serve>,
     id: u64,
     request: Request,
     answers: mpsc::UnboundedSender<(Vec<u8>, Then)>,
 ) {
     let then = if matches!(request, Request::Stop) { Then::End } else { Then::More };
-    let done = match request {
-        Request::Own(own) => handler.handle(node, own).await,
-        other => node.perform(other).await,
-    };
-    let body: Answer = done.map_err(|failure| failure.to_string());
+    let body: Answer = node.perform(request).await.map_err(|failure| failure.to_string());
     let line = line(&Numbered { id, body }).unwrap_or_default();
     // The parent may be gone.
     let _ = answers.send((line, then));

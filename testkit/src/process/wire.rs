@@ -34,6 +34,17 @@ pub struct NodeConfig {
     pub timing: Option<[u64; 3]>,
     /// What the node's [handler](super::Handler) does wrong on purpose, if anything.
     pub plant: Option<String>,
+    /// For a whole node, with everything that belongs to it. Without it there are links and journal alone.
+    pub whole: Option<Whole>,
+}
+
+/// What a whole node is started with beside the rest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Whole {
+    /// Whether it makes a new cluster.
+    pub bootstrap: bool,
+    /// Keys and values of its [configuration](duractor::config).
+    pub settings: Vec<(String, String)>,
 }
 
 impl NodeConfig {

@@ -70,6 +70,7 @@ impl Group {
             let op = match rng.below(20) {
                 0 => Op::Claim,
                 1 | 2 => Op::Delete { entity: n, epoch, to: rng.below(40) },
+                4 | 5 => self.together(rng, state, epoch),
                 3 if !self.requests.is_empty() => {
                     let at = rng.below(self.requests.len() as u64) as usize;
                     let (n, expected, count, request) = self.requests[at];
@@ -99,6 +100,21 @@ impl Group {
             ops.push(op);
         }
         ops
+    }
+
+    /// Batches of some of the entities that go together; now and then one of them does not fit.
+    fn together(&mut self, rng: &mut Rng, state: &Applied, epoch: u64) -> Op {
+        let first = rng.below(ENTITIES as u64) as usize;
+        let batches = (first..ENTITIES).map(|entity| {
+            let len = state.streams[entity].events.len() as u64;
+            let expected = if rng.below(8) == 0 { rng.below(len + 2) } else { len };
+            self.payloads += 1;
+            let payload = self.payloads.to_le_bytes().to_vec();
+            let events = vec![payload; 1 + rng.below(3) as usize];
+            let request = (rng.below(2) == 0).then_some(self.payloads);
+            Op::Batch { entity, epoch, expected, events, request }
+        });
+        Op::Together(batches.collect())
     }
 
     /// Adds entries to the log as it is wanted.
@@ -202,7 +218,7 @@ impl Group {
         let mut state = self.state_at(from);
         for (logged, outcomes) in self.wanted[from..len].iter().zip(&outcomes) {
             let term = logged.entry.id.term;
-            let verdicts: Vec<_> = logged.ops.iter().map(|op| state.apply(term, op)).collect();
+            let verdicts: Vec<_> = logged.ops.iter().flat_map(|op| state.apply(term, op)).collect();
             let found: Vec<_> = outcomes.iter().map(Verdict::from).collect();
             assert_eq!(found, verdicts, "{:?}", logged.ops);
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::{
-    codec::{encode_batch, encode_delete},
+    codec::{encode_batch, encode_delete, encode_together},
     entry::{Body, Entry, LogId, OpsBuilder},
     frame::{HEADER_BYTES, Kind},
     group_log::Outcome,
@@ -18,8 +18,20 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Claim,
-    Batch { entity: usize, epoch: u64, expected: u64, events: Vec<Vec<u8>>, request: Option<u64> },
-    Delete { entity: usize, epoch: u64, to: u64 },
+    Batch {
+        entity: usize,
+        epoch: u64,
+        expected: u64,
+        events: Vec<Vec<u8>>,
+        request: Option<u64>,
+    },
+    Delete {
+        entity: usize,
+        epoch: u64,
+        to: u64,
+    },
+    /// Batches that go together.
+    Together(Vec<Op>),
 }
 
 /// What a write came to, without what is not decided by the state machine.
@@ -27,6 +39,7 @@ pub(super) enum Op {
 pub(super) enum Verdict {
     Claimed(u64),
     Appended(u64),
+    Together(usize),
     Deleted,
     Stale,
     Wrong(u64),
@@ -37,6 +50,7 @@ impl From<&Outcome> for Verdict {
         match outcome {
             Outcome::Claimed(term) => Verdict::Claimed(term.0),
             Outcome::Appended(appended) => Verdict::Appended(appended.last_seq.0),
+            Outcome::Together(all) => Verdict::Together(all.len()),
             Outcome::Deleted => Verdict::Deleted,
             Outcome::Refused(JournalError::StaleEpoch { .. }) => Verdict::Stale,
             Outcome::Refused(JournalError::WrongExpectedSeq { actual, .. }) => {
@@ -65,8 +79,30 @@ impl Applied {
         Self { epoch: 0, streams: vec![Stream::default(); entities] }
     }
 
-    pub(super) fn apply(&mut self, term: u64, op: &Op) -> Verdict {
+    /// What a write comes to; for batches that go together, also what each of them does.
+    pub(super) fn apply(&mut self, term: u64, op: &Op) -> Vec<Verdict> {
+        let Op::Together(batches) = op else { return vec![self.one(term, op)] };
+        if let Some(refused) = batches.iter().find_map(|batch| self.misfit(batch)) {
+            return vec![refused; batches.len() + 1];
+        }
+        let each = batches.iter().map(|batch| self.one(term, batch));
+        let each: Vec<_> = each.collect();
+        std::iter::once(Verdict::Together(batches.len())).chain(each).collect()
+    }
+
+    /// Why a batch does not fit.
+    fn misfit(&self, op: &Op) -> Option<Verdict> {
+        let Op::Batch { entity, epoch, expected, .. } = op else { panic!("no batch: {op:?}") };
+        let actual = self.streams[*entity].events.len() as u64;
+        match *epoch == self.epoch {
+            false => Some(Verdict::Stale),
+            true => (actual != *expected).then_some(Verdict::Wrong(actual)),
+        }
+    }
+
+    fn one(&mut self, term: u64, op: &Op) -> Verdict {
         match op {
+            Op::Together(_) => panic!("one write in another"),
             Op::Claim => {
                 self.epoch = term.max(self.epoch + 1);
                 Verdict::Claimed(self.epoch)
@@ -119,28 +155,7 @@ pub(super) fn logged(shard: u16, term: u64, index: u64, ops: Vec<Op>) -> Logged 
     let id = LogId { term, index };
     let mut builder = OpsBuilder::new(ShardId(shard));
     for op in &ops {
-        match op {
-            Op::Claim => builder.push(Kind::Claim, Term(0), 1, &[0; HEADER_BYTES]),
-            Op::Batch { entity: n, epoch, expected, events, request } => {
-                let batch = AppendBatch {
-                    entity: entity(shard, *n),
-                    epoch: Term(*epoch),
-                    expected_seq: Seq(*expected),
-                    timestamp: Timestamp(0),
-                    request: request.map(|id| Request {
-                        id: RequestId::new(&id.to_string()).unwrap(),
-                        reply: Bytes::new(),
-                    }),
-                    events: events.iter().map(|e| NewEvent::new("e", 1, e.clone())).collect(),
-                };
-                let count = events.len() as u32;
-                builder.push(Kind::Batch, Term(*epoch), count, &encode_batch(&batch));
-            }
-            Op::Delete { entity: n, epoch, to } => {
-                let frame = encode_delete(&entity(shard, *n), Seq(*to));
-                builder.push(Kind::Delete, Term(*epoch), 1, &frame);
-            }
-        }
+        push(&mut builder, shard, op);
     }
     let body = match builder.is_empty() {
         false => Body::Ops(builder.take()),
@@ -150,4 +165,33 @@ pub(super) fn logged(shard: u16, term: u64, index: u64, ops: Vec<Op>) -> Logged 
         true => Body::Blank,
     };
     Logged { ops, entry: Entry { id, body } }
+}
+
+fn push(builder: &mut OpsBuilder, shard: u16, op: &Op) {
+    match op {
+        Op::Together(batches) => {
+            builder.push(Kind::Together, Term(0), 1, &encode_together(batches.len()));
+            batches.iter().for_each(|batch| push(builder, shard, batch));
+        }
+        Op::Claim => builder.push(Kind::Claim, Term(0), 1, &[0; HEADER_BYTES]),
+        Op::Batch { entity: n, epoch, expected, events, request } => {
+            let batch = AppendBatch {
+                entity: entity(shard, *n),
+                epoch: Term(*epoch),
+                expected_seq: Seq(*expected),
+                timestamp: Timestamp(0),
+                request: request.map(|id| Request {
+                    id: RequestId::new(&id.to_string()).unwrap(),
+                    reply: Bytes::new(),
+                }),
+                events: events.iter().map(|e| NewEvent::new("e", 1, e.clone())).collect(),
+            };
+            let count = events.len() as u32;
+            builder.push(Kind::Batch, Term(*epoch), count, &encode_batch(&batch));
+        }
+        Op::Delete { entity: n, epoch, to } => {
+            let frame = encode_delete(&entity(shard, *n), Seq(*to));
+            builder.push(Kind::Delete, Term(*epoch), 1, &frame);
+        }
+    }
 }

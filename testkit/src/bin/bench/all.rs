@@ -22,6 +22,7 @@ const FULL: &[&str] = &[
     "append --nodes 3 --writers 1,64,256,1024",
     "replay --nodes 3",
     "failover",
+    "handoff",
     "catchup",
     "idle",
 ];
@@ -39,6 +40,7 @@ const QUICK: &[&str] = &[
     "append --nodes 3 --writers 1,64 --seconds 0.5",
     "replay --nodes 3 --events 100000 --seconds 2",
     "failover --trials 3 --graceful 2",
+    "handoff --moves 8",
     "catchup --events 20000 --seconds 0.5",
     "idle --seconds 0.5",
 ];

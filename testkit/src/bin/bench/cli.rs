@@ -49,6 +49,7 @@ pub(crate) enum Benchmark {
     Open(Open),
     Soak(Soak),
     Failover(Failover),
+    Handoff(Handoff),
     Catchup(Catchup),
     Idle(Idle),
     All(All),
@@ -323,6 +324,36 @@ pub(crate) struct Failover {
     /// Bytes of an event's payload.
     #[arg(long, default_value_t = 256)]
     pub event_bytes: usize,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+}
+
+/// Hand-off: how long a shard's entities answer nobody while its leadership moves, with notice.
+///
+/// Three whole nodes, as an application runs them. Callers on each of them, `--callers`, ask entities of
+/// all shards: one command that persists an event, under a request id, after the other. Then each node in
+/// turn hands over all that it leads, one shard after the other, until there were `--moves`. `gap_*` are
+/// of the longest time in which nobody got an answer from the shard that moved, from before its node began
+/// until half a second after it was done; `worst_ms` is the longest of these and of all calls of that time;
+/// `errors` are calls that failed within their deadline. `quiet_*` are of a second without moves: what
+/// the load itself and the machine make of it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Handoff {
+    /// Leaderships that move, at least.
+    #[arg(long, default_value_t = 200, value_parser = count)]
+    pub moves: usize,
+    /// Concurrent callers on each node.
+    #[arg(long, default_value_t = 16, value_parser = count)]
+    pub callers: usize,
+    /// Entities that are asked, chosen at random.
+    #[arg(long, default_value_t = 1000, value_parser = count)]
+    pub entities: usize,
+    /// Bytes of an event's payload.
+    #[arg(long, default_value_t = 256)]
+    pub event_bytes: usize,
+    /// How long a caller waits for an answer, in seconds.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub deadline_s: f64,
     #[command(flatten)]
     pub groups: GroupArgs,
 }

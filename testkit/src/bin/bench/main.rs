@@ -62,7 +62,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Benchmark::Node { config } = &cli.benchmark {
-        runtime.block_on(cluster::node::run(config))?;
+        runtime.block_on(cluster::node(config))?;
         return Ok(ExitCode::SUCCESS);
     }
     let folder = run::folder(cli.common.dir.as_deref())?;
@@ -99,6 +99,7 @@ pub(crate) async fn perform(run: &Run, benchmark: &Benchmark) -> Result<(), Fail
         Benchmark::Soak(args) => soak::run(run, args).await,
         Benchmark::All(args) => all::run(run, args).await,
         Benchmark::Failover(args) => cluster::failover::run(run, args).await,
+        Benchmark::Handoff(args) => cluster::handoff::run(run, args).await,
         Benchmark::Catchup(args) => cluster::catchup::run(run, args).await,
         Benchmark::Idle(args) => cluster::idle::run(run, args).await,
         Benchmark::Child(_) | Benchmark::Node { .. } => Ok(()),

@@ -1,6 +1,9 @@
 //! Results as a table or as JSON lines.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -28,6 +31,22 @@ impl Row {
             _ => Value::from((value * 1000.0).round() / 1000.0),
         };
         self.with(name, value)
+    }
+
+    /// Quantiles of times in milliseconds, each as `{prefix}{name}_ms`.
+    pub(crate) fn quantiles(
+        mut self,
+        prefix: &str,
+        times: &mut [Duration],
+        quantiles: &[(&str, f64)],
+    ) -> Self {
+        times.sort_unstable();
+        for (name, quantile) in quantiles {
+            let place = (times.len() as f64 * quantile).ceil() as usize;
+            let time = times.get(place.saturating_sub(1)).copied().unwrap_or_default();
+            self = self.number(&format!("{prefix}{name}_ms"), time.as_secs_f64() * 1e3);
+        }
+        self
     }
 
     fn json(&self) -> String {

@@ -63,24 +63,15 @@ pub(crate) async fn run(run: &Run, args: &Failover) -> Result<(), Failure> {
         .with("shards", args.groups.shards)
         .with("tls", !args.groups.insecure)
         .with("trials", args.trials);
-    let row = quantiles(row, "", &mut chosen);
-    let row = quantiles(row, "groups_", &mut groups).with("graceful_trials", args.graceful);
-    let row = quantiles(row, "graceful_", &mut gaps).number("events_per_s", events_per_s);
+    let all = [("p50", 0.5), ("p99", 0.99), ("worst", 1.0)];
+    let row = row
+        .quantiles("", &mut chosen, &all)
+        .quantiles("groups_", &mut groups, &all)
+        .with("graceful_trials", args.graceful)
+        .quantiles("graceful_", &mut gaps, &all)
+        .number("events_per_s", events_per_s);
     run.print(row, events_per_s, probe)?;
     Ok(())
-}
-
-/// Adds the median, the 99th percentile and the longest.
-fn quantiles(row: Row, prefix: &str, times: &mut [Duration]) -> Row {
-    times.sort_unstable();
-    let at = |quantile: f64| {
-        let place = (times.len() as f64 * quantile).ceil() as usize;
-        let time = times.get(place.saturating_sub(1)).copied().unwrap_or_default();
-        time.as_secs_f64() * 1e3
-    };
-    row.number(&format!("{prefix}p50_ms"), at(0.5))
-        .number(&format!("{prefix}p99_ms"), at(0.99))
-        .number(&format!("{prefix}worst_ms"), at(1.0))
 }
 
 /// Kills the leader of a group and starts it again when the others have taken over. How long this

@@ -46,13 +46,15 @@ pub(crate) async fn start_gathered(
     Ok(cluster)
 }
 
-fn setup(dir: &Path, nodes: u32, groups: &GroupArgs) -> Result<Setup, Failure> {
+/// How a cluster is set up.
+pub(crate) fn setup(dir: &Path, nodes: u32, groups: &GroupArgs) -> Result<Setup, Failure> {
     let mut setup = Setup::new(dir)?;
     (setup.nodes, setup.shards, setup.secure) = (nodes, groups.shards, !groups.insecure);
     Ok(setup)
 }
 
-async fn start_with(run: &Run, setup: Setup) -> Result<Arc<Cluster>, Failure> {
+/// Starts a cluster that is set up like this.
+pub(crate) async fn start_with(run: &Run, setup: Setup) -> Result<Arc<Cluster>, Failure> {
     let bar = run.progress("starting the nodes", None);
     let cluster = Cluster::start(setup).await?;
     bar.finish_and_clear();

@@ -1,0 +1,174 @@
+//! In a whole node: callers that go on, and what they saw.
+
+use std::{
+    collections::BTreeMap,
+    future::IntoFuture,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use duractor::{EntitySettings, NodeBuilder, RequestId};
+use duractor_testkit::{
+    Rng,
+    process::{self, Application, WholeNode},
+};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::{
+    entity::{self, Note, Notes},
+    load::payload,
+    run::Failure,
+};
+
+/// Entities may have so many commands waiting.
+const MAILBOX: usize = 1 << 16;
+
+/// What the parent tells a whole node to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Ask entities from here, wherever they run, until told to stop.
+    Start(Callers),
+    /// Answered with what the callers [`Saw`] since they were asked last.
+    Look,
+    /// End the callers. Answered with what they saw last.
+    Stop,
+}
+
+/// Callers that each persist one thing after the other, under a request id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Callers {
+    /// Told apart from those of other nodes by this.
+    pub name: String,
+    pub callers: usize,
+    pub entities: usize,
+    pub event_bytes: usize,
+    pub deadline_ms: u64,
+}
+
+/// What callers saw.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Saw {
+    /// For each shard the longest time without an answer, in microseconds.
+    pub gaps_us: BTreeMap<u16, u64>,
+    /// The longest call, in microseconds.
+    pub worst_us: u64,
+    pub answers: u64,
+    pub errors: u64,
+    /// One of the errors.
+    pub error: Option<String>,
+}
+
+/// Serves until the parent is gone.
+pub(crate) async fn run(config: &str) -> Result<(), Failure> {
+    process::whole::run(config, Arc::new(Hosted::default())).await
+}
+
+#[derive(Default)]
+struct Hosted {
+    seen: Arc<Mutex<Seen>>,
+    callers: Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// When each shard answered last.
+    last: BTreeMap<u16, Instant>,
+    saw: Saw,
+}
+
+impl Seen {
+    fn answered(&mut self, shard: u16, began: Instant, now: Instant) {
+        let last = self.last.insert(shard, now).unwrap_or(began);
+        self.gap(shard, now - last);
+        self.saw.worst_us = self.saw.worst_us.max(micros(now - began));
+        self.saw.answers += 1;
+    }
+
+    fn failed(&mut self, error: String) {
+        self.saw.errors += 1;
+        self.saw.error = Some(error);
+    }
+
+    fn gap(&mut self, shard: u16, gap: Duration) {
+        let longest = self.saw.gaps_us.entry(shard).or_default();
+        *longest = micros(gap).max(*longest);
+    }
+
+    /// What was seen, gaps that go on included. What comes next counts from here.
+    fn take(&mut self) -> Saw {
+        let now = Instant::now();
+        let open: Vec<_> = self.last.iter().map(|(shard, last)| (*shard, now - *last)).collect();
+        open.into_iter().for_each(|(shard, gap)| self.gap(shard, gap));
+        self.last.values_mut().for_each(|last| *last = now);
+        std::mem::take(&mut self.saw)
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Application for Hosted {
+    fn register(&self, builder: NodeBuilder) -> NodeBuilder {
+        builder.register(Notes { settings: EntitySettings::default().mailbox(MAILBOX) })
+    }
+
+    fn handle(
+        self: Arc<Self>,
+        node: Arc<WholeNode>,
+        request: Value,
+    ) -> BoxFuture<'static, Result<Value, Failure>> {
+        Box::pin(async move {
+            let saw = match serde_json::from_value(request)? {
+                Order::Start(callers) => {
+                    self.start(&node, &callers)?;
+                    Saw::default()
+                }
+                Order::Look => lock(&self.seen).take(),
+                Order::Stop => {
+                    lock(&self.callers).abort_all();
+                    lock(&self.seen).take()
+                }
+            };
+            Ok(serde_json::to_value(saw)?)
+        })
+    }
+}
+
+impl Hosted {
+    fn start(&self, node: &WholeNode, load: &Callers) -> Result<(), Failure> {
+        let entities = entity::references(&node.node, load.entities)?;
+        let shards = node.cluster.groups().shards();
+        let deadline = Duration::from_millis(load.deadline_ms);
+        for caller in 0..load.callers {
+            let (entities, seen) = (entities.clone(), self.seen.clone());
+            let (name, data) = (format!("{}-{caller}", load.name), payload(load.event_bytes));
+            lock(&self.callers).spawn(async move {
+                let mut rng = Rng::new(caller as u64);
+                for number in 0_u64.. {
+                    let entity = &entities[rng.index(entities.len())];
+                    let Ok(id) = RequestId::new(&format!("{name}-{number}")) else { return };
+                    let note = Note { data: data.clone(), times: 1 };
+                    let began = Instant::now();
+                    let asked = entity.ask(note).request_id(id).timeout(deadline).into_future();
+                    let answer = asked.await;
+                    let mut seen = lock(&seen);
+                    match answer {
+                        Ok(_) => {
+                            seen.answered(entity.id().shard(shards).0, began, Instant::now());
+                        }
+                        Err(error) => seen.failed(error.to_string()),
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
