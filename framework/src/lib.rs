@@ -101,6 +101,7 @@
 //! ```text
 //! codec, event, command     names, versions and bytes
 //! meta/                     what is kept of an entity beside its state, as reserved events
+//! load                      how much is asked of which shard and entity
 //! entity, intent, effect    what a user writes, and what a handler decides
 //! delivery, commands        a command with its caller; one that arrives as bytes
 //! route                     commands on their way to other nodes, and from them
@@ -155,6 +156,7 @@ mod leader;
 mod ledger;
 mod lifecycle;
 pub mod link;
+pub mod load;
 mod look;
 mod meta;
 mod node;

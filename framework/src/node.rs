@@ -64,6 +64,7 @@ pub struct Node {
     kinds: Arc<Kinds>,
     all: AllKinds,
     root: Root,
+    cluster: Option<Cluster>,
     shutdown_timeout: Duration,
     sessions: Arc<Sessions>,
     session: SessionOptions,
@@ -175,13 +176,17 @@ impl Node {
         Ok(find_kind::<E>(&self.kinds)?.active())
     }
 
-    /// Takes no more commands, answers every accepted one, saves the snapshots that are due, stops
+    /// In a cluster, hands this node's leaderships to others first, within `cluster.hand_over_ms`, so that
+    /// its shards are served on at once. Takes no more commands, answers every accepted one, saves the snapshots that are due, stops
     /// the entities and closes journal and snapshot store. Commands that are not done within the
     /// builder's `shutdown_timeout` are refused. Returns when all that is done, also where another
     /// call did it.
     pub async fn shutdown(&self) {
         if self.shared.check_open().is_ok() {
             self.sessions.settle().await;
+            if let Some(cluster) = &self.cluster {
+                cluster.step_down_as_configured().await;
+            }
         }
         if self.shared.close() {
             tracing::info!("the node is shutting down");
@@ -199,7 +204,9 @@ impl Node {
     }
 
     /// The cluster asks this node's entities before it changes a group that is led here.
-    fn occupy(&self, cluster: &Cluster) {
+    fn occupy(&mut self, cluster: &Cluster) {
+        cluster.measure(Arc::downgrade(&self.shared.load));
+        self.cluster = Some(cluster.clone());
         let (shared, kinds) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.all));
         let tenant: Arc<dyn Tenant> = Arc::new(Entities { shared, kinds });
         cluster.occupy(Arc::downgrade(&tenant));
@@ -564,8 +571,8 @@ impl NodeBuilder {
         let (cluster, forward) = (self.cluster.clone(), self.forward);
         let leader = Leader::new(&shared, Setup { cluster, transport, handlers, forward }, &env);
         let own = (self.shutdown_timeout, self.session, leader);
-        let started = assemble(shared, self.kinds, own, listening, self.quiet).await;
-        if let (Ok(node), Some(cluster)) = (&started, &self.cluster) {
+        let mut started = assemble(shared, self.kinds, own, listening, self.quiet).await;
+        if let (Ok(node), Some(cluster)) = (&mut started, &self.cluster) {
             node.occupy(cluster);
         }
         let started = started.and_then(|node| node.run_singletons(singletons));
@@ -666,7 +673,17 @@ async fn assemble(
     }
     tracing::info!(shards = shared.journal.shards(), kinds = all.len(), "the node is up");
     let sessions = Arc::default();
-    Ok(Node { shared, kinds, all, root, shutdown_timeout, sessions, session, leader })
+    Ok(Node {
+        shared,
+        kinds,
+        all,
+        root,
+        cluster: None,
+        shutdown_timeout,
+        sessions,
+        session,
+        leader,
+    })
 }
 
 /// Where commands arrive that travel as bytes: of other nodes' callers, and the framework's own.

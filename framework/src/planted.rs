@@ -26,6 +26,8 @@ pub enum Planted {
     DeliveryRepeated,
     /// An entity is not put on the agenda.
     AgendaSkipped,
+    /// Groups are changed on what was reported long ago, whatever has become of them.
+    StaleView,
 }
 
 thread_local! {

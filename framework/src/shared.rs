@@ -27,6 +27,7 @@ use crate::{
     hold::{Hold, Tenure},
     intent::{Options, Tell},
     ledger::Ledger,
+    load::Load,
     replica::Replicas,
     route::{Arrived, Host, Router},
     step::RawStep,
@@ -200,6 +201,8 @@ pub(crate) struct Shared {
     /// Commands that may be open on the node at once.
     pub(crate) max_open: u64,
     pub(crate) ledger: Ledger,
+    /// How much is asked of the shards.
+    pub(crate) load: Arc<Load>,
     /// Instants are counted from here, to keep them small.
     pub(crate) start: Instant,
     pub(crate) shards: OnceLock<Vec<Shard>>,
@@ -233,7 +236,9 @@ impl Shared {
         max_open: u64,
     ) -> Arc<Self> {
         let limits = journal.limits();
+        let load = Arc::new(Load::new(journal.shards()));
         Arc::new(Self {
+            load,
             env,
             journal,
             snapshots,

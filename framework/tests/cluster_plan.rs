@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use duractor::cluster::{
-    ClusterState, Phase, Refusal,
-    event::ClusterEvent,
+    ClusterState, DrainMode, Phase, Refusal, WhatIf,
+    checks::{check_drain, drain_status},
+    event::{ClusterEvent, LEVEL},
+    forecast::forecast,
     placement::place,
     plan::{GroupReport, Step, View, check_removal, plan},
+    properties::{About, Properties},
 };
 use duractor_journal::{Member, NodeId, Seq, ShardId, Term, Timestamp};
 use proptest::prelude::*;
@@ -40,7 +43,7 @@ impl Model {
             address: String::new(),
             reason: String::new(),
         });
-        model.view.up.insert(member(1), u64::MAX);
+        model.view.replace_after_ms = 1_000;
         for shard in (0..SHARDS).map(ShardId) {
             let group = GroupReport {
                 shard,
@@ -49,11 +52,13 @@ impl Model {
                 voters: members(&[1]),
                 learners: BTreeSet::new(),
                 changing: false,
+                executing: false,
                 last_index: Some(1_000),
                 replicated: Vec::new(),
             };
             model.view.groups.insert(shard, group);
         }
+        model.set_up(member(1), true);
         model
     }
 
@@ -64,16 +69,30 @@ impl Model {
     fn join(&mut self, member: Member) {
         let (address, reason) = (String::new(), String::new());
         self.record(&ClusterEvent::Joining { member, address, token: 1, reason });
-        self.view.up.insert(member, u64::MAX);
+        self.set_up(member, true);
     }
 
     fn set_up(&mut self, member: Member, up: bool) {
         if up {
             self.view.up.insert(member, u64::MAX);
+            self.view.down.remove(&member);
+            let (properties, level, stopping) = (Properties::default(), LEVEL, false);
+            let (reaches, revision) = (Vec::new(), u64::MAX);
+            let about = About { properties, level, stopping, reaches, revision };
+            self.view.about.insert(member, about);
         } else {
             self.view.up.remove(&member);
+            self.view.about.remove(&member);
         }
         self.elect();
+    }
+
+    /// Records what an operator asks for, where it is not refused.
+    fn drain(&mut self, member: Member, mode: DrainMode) -> Result<(), Refusal> {
+        check_drain(&self.state, &self.view, member, mode)?;
+        let decommission = mode == DrainMode::Decommission;
+        self.record(&ClusterEvent::Draining { member, decommission, reason: String::new() });
+        Ok(())
     }
 
     /// Raft: a group whose leader is gone elects another, if it can.
@@ -164,6 +183,10 @@ enum Happening {
     Remove(u32),
     Down(u32),
     Up(u32),
+    Gone(u32),
+    Drain(u32, bool),
+    Resume(u32),
+    Pause(bool),
     Steps(u8),
 }
 
@@ -175,7 +198,11 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => node.clone().prop_map(Happening::Leave),
         1 => node.clone().prop_map(Happening::Remove),
         2 => node.clone().prop_map(Happening::Down),
-        2 => node.prop_map(Happening::Up),
+        2 => node.clone().prop_map(Happening::Up),
+        1 => node.clone().prop_map(Happening::Gone),
+        2 => (node.clone(), any::<bool>()).prop_map(|(node, all)| Happening::Drain(node, all)),
+        2 => node.prop_map(Happening::Resume),
+        1 => any::<bool>().prop_map(Happening::Pause),
         4 => (1..6_u8).prop_map(Happening::Steps),
     ]
 }
@@ -227,6 +254,25 @@ fn happen(model: &mut Model, what: &Happening) {
                 model.set_up(member, true);
             }
         }
+        Happening::Gone(node) => {
+            let Some(member) = newest(model, node) else { return };
+            if !model.view.up.contains_key(&member) {
+                model.view.down.insert(member, 1_000);
+            }
+        }
+        Happening::Drain(node, all) => {
+            let Some(member) = joined(model, node) else { return };
+            let mode = if all { DrainMode::Decommission } else { DrainMode::Leaderships };
+            // It is refused where it must not be.
+            let _ = model.drain(member, mode);
+        }
+        Happening::Resume(node) => {
+            if let Some(member) = joined(model, node) {
+                model.record(&ClusterEvent::Resumed { member, reason: reason() });
+            }
+        }
+        Happening::Pause(true) => model.record(&ClusterEvent::Paused { reason: reason() }),
+        Happening::Pause(false) => model.record(&ClusterEvent::Unpaused { reason: reason() }),
         Happening::Steps(count) => {
             for _ in 0..count {
                 model.step();
@@ -249,11 +295,61 @@ proptest! {
         let present: Vec<_> = model.state.in_phase(&[Phase::Joined, Phase::Joining, Phase::Leaving]).collect();
         for member in present {
             model.set_up(member, true);
+            model.record(&ClusterEvent::Resumed { member, reason: String::new() });
         }
+        model.record(&ClusterEvent::Unpaused { reason: String::new() });
         model.settle();
         model.check_placed();
         let waiting = [Phase::Joining, Phase::Leaving, Phase::Removing];
         prop_assert_eq!(model.state.in_phase(&waiting).count(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    /// Whoever is drained ends without leaderships, or without anything, whatever happened before; and
+    /// where it is safe to stop all that are drained, every group has a quorum without them.
+    #[test]
+    fn who_is_drained_may_be_stopped_in_the_end(
+        history in prop::collection::vec(happening(), 1..40),
+    ) {
+        let mut model = Model::new();
+        for what in &history {
+            happen(&mut model, what);
+        }
+        let present: Vec<_> =
+            model.state.in_phase(&[Phase::Joined, Phase::Joining, Phase::Leaving]).collect();
+        for member in present {
+            model.set_up(member, true);
+        }
+        model.record(&ClusterEvent::Unpaused { reason: String::new() });
+        model.settle();
+        let drained = |mode| {
+            let state = &model.state;
+            let members = state.in_phase(&[Phase::Joined]);
+            members.filter(move |m| state.drained(*m) == Some(mode)).collect::<Vec<_>>()
+        };
+        let rested = drained(DrainMode::Leaderships);
+        let statuses = |members: &[Member]| -> Vec<_> {
+            members.iter().filter_map(|m| drain_status(&model.state, &model.view, *m)).collect()
+        };
+        let able = model.state.in_phase(&[Phase::Joined]).any(|m| model.state.drained(m).is_none());
+        for status in statuses(&drained(DrainMode::Decommission)) {
+            prop_assert!(!able || status.done && status.safe_to_stop, "{status:?}");
+        }
+        let all = statuses(&rested);
+        for status in &all {
+            prop_assert!(!status.safe_to_stop || status.leads.is_empty());
+        }
+        if all.iter().all(|status| status.safe_to_stop) {
+            for member in rested {
+                model.view.up.remove(&member);
+            }
+            for group in model.view.groups.values() {
+                prop_assert!(model.has_quorum(&group.voters), "{group:?}");
+            }
+        }
     }
 }
 
@@ -375,4 +471,66 @@ fn who_leaves_follows_the_cluster_until_every_group_is_known_to_be_without_it() 
     let system = &model.view.groups[&ShardId(0)];
     assert!(!system.voters.contains(&leaving) && system.learners.contains(&leaving));
     assert_eq!(model.state.phase_of(leaving), Some(Phase::Leaving));
+}
+
+#[test]
+fn what_is_drained_of_leaderships_leads_nothing_and_keeps_its_replicas() {
+    let mut model = settled(4);
+    let before: Vec<_> = model.view.groups.values().map(|group| group.voters.clone()).collect();
+    model.drain(member(2), DrainMode::Leaderships).expect("three others are up");
+    let status = drain_status(&model.state, &model.view, member(2)).expect("it is drained");
+    assert!(
+        !status.done && !status.safe_to_stop && status.why.starts_with("it leads"),
+        "{status:?}"
+    );
+    model.settle();
+    let status = drain_status(&model.state, &model.view, member(2)).expect("it is drained");
+    assert!(status.done && status.safe_to_stop, "{status:?}");
+    let after: Vec<_> = model.view.groups.values().map(|group| group.voters.clone()).collect();
+    assert_eq!(before, after);
+    // Another voter that lags is none that counts.
+    for group in model.view.groups.values_mut() {
+        group.replicated.iter_mut().filter(|(m, _)| *m == member(3)).for_each(|(_, at)| *at = None);
+    }
+    let status = drain_status(&model.state, &model.view, member(2)).expect("it is drained");
+    assert!(!status.safe_to_stop && status.why.contains("no quorum that is up"), "{status:?}");
+}
+
+#[test]
+fn a_dry_run_says_what_is_done_then() {
+    let mut model = settled(4);
+    let nothing = forecast(&model.state, &model.view, WhatIf::Nothing).expect("as it is");
+    assert_eq!(nothing.moves, []);
+    let (node, mode) = (NodeId(3), DrainMode::Decommission);
+    let dry = forecast(&model.state, &model.view, WhatIf::Drain { node, mode }).expect("known");
+    let before = model.view.groups.clone();
+    model.drain(member(3), mode).expect("three others are up");
+    model.settle();
+    let moved =
+        |shard: &ShardId, group: &GroupReport| model.view.groups[shard].voters != group.voters;
+    let moved: Vec<u16> = before.iter().filter(|(s, g)| moved(s, g)).map(|(s, _)| s.0).collect();
+    let said: BTreeSet<u16> = dry.moves.iter().map(|one| one.shard).collect();
+    assert!(moved.iter().all(|shard| said.contains(shard)), "{moved:?} {dry}");
+    assert!(!moved.is_empty());
+    let unknown = forecast(&model.state, &model.view, WhatIf::Remove { node: NodeId(99) });
+    assert_eq!(unknown, Err(Refusal::UnknownNode { node: NodeId(99) }));
+}
+
+/// Nodes of a release that does not know an event must never find it in the cluster's state: they could
+/// not read it any more.
+#[test]
+fn nothing_is_recorded_that_a_member_does_not_understand() {
+    let mut model = settled(4);
+    model.set_up(member(4), false);
+    model.view.down.insert(member(4), 1_000);
+    let absent = |model: &Model| {
+        let steps = plan(&model.state, &model.view);
+        steps.iter().any(|step| matches!(step, Step::Record(ClusterEvent::Absent { .. })))
+    };
+    assert!(absent(&model));
+    // Node 3 was started with an older release.
+    model.view.about.get_mut(&member(3)).expect("it is up").level = 1;
+    assert!(!absent(&model));
+    let steps = plan(&model.state, &model.view);
+    assert!(steps.iter().all(|step| !matches!(step, Step::Record(_))), "{steps:?}");
 }

@@ -87,10 +87,12 @@ impl Desk {
                 shared.calls.tell(from, &Message::Answer { id, reply: Reply::Refused { refusal } });
             }
             Message::Answer { id, reply } => shared.calls.answered(from, id, reply),
-            Message::Report { groups } if known => {
-                shared.reported(groups.into_iter().filter(|g| g.leader == from).collect());
+            Message::Report { groups, about, loads } if known => {
+                shared.reported(from, groups);
+                shared.told(from, about, loads);
             }
-            Message::Report { .. } => {}
+            Message::Overview { term, status } if known => shared.take_overview(term, *status),
+            Message::Report { .. } | Message::Overview { .. } => {}
         }
     }
 }

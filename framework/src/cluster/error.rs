@@ -72,6 +72,61 @@ pub enum Refusal {
         /// Which node.
         node: NodeId,
     },
+    /// Nobody could take over what the node leads.
+    #[error(
+        "nobody could take over what node {node} has: there is no other node that is up and not \
+         drained"
+    )]
+    NobodyTakesOver {
+        /// Which node.
+        node: NodeId,
+        /// What it has.
+        shards: Vec<ShardId>,
+    },
+    /// The node that is to lead a shard lacks some of it.
+    #[error("node {node} lacks {entries} entries of {shard}: wait until it has caught up")]
+    Lags {
+        /// Which node.
+        node: NodeId,
+        /// Which shard.
+        shard: ShardId,
+        /// How many it lacks.
+        entries: u64,
+    },
+    /// The node that is to lead a shard has no vote in it.
+    #[error("node {node} has no vote in {shard}")]
+    NoVote {
+        /// Which node.
+        node: NodeId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// The node cannot be reached, or is about to stop.
+    #[error("node {node} cannot be reached, or is about to stop")]
+    Unreachable {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node is drained, so it is to lead nothing.
+    #[error("node {node} is drained: resume it first")]
+    Drained {
+        /// Which.
+        node: NodeId,
+    },
+    /// There is no such shard.
+    #[error("the cluster has no {shard}")]
+    UnknownShard {
+        /// Which.
+        shard: ShardId,
+    },
+    /// The group is not what it was when this was decided.
+    #[error("{shard} is not as it was when this was decided: {reason}")]
+    Stale {
+        /// Which shard.
+        shard: ShardId,
+        /// What is different.
+        reason: String,
+    },
     /// It cannot be done now. Nothing was done; try again.
     #[error("not now: {reason}")]
     NotNow {

@@ -1,12 +1,16 @@
 //! What happened to the cluster: the events of its state, which is an entity of shard 0.
 
-use duractor_journal::{EntityId, InvalidId, Member, ShardId};
+use duractor_journal::{EntityId, InvalidId, Member, NodeId, ShardId};
 
 use crate::Event;
 
 /// The kind of the entity that holds the cluster's state. Kinds of applications do not begin with
 /// `duractor.`.
 pub const STATE_KIND: &str = "duractor.cluster";
+
+/// Which events this release understands: those of this level and below. An event is recorded only
+/// where every member understands it, so that nodes of two releases can be in one cluster.
+pub const LEVEL: u16 = 2;
 
 /// The entity that holds the cluster's state, where there are `shards`: `members`, with the first
 /// number after it that makes its shard the shard 0.
@@ -111,12 +115,148 @@ pub enum ClusterEvent {
         /// Why.
         reason: String,
     },
+    /// A node says what it is.
+    #[event(name = "member-described")]
+    Described {
+        /// Which.
+        member: Member,
+        /// What it is for.
+        roles: Vec<String>,
+        /// Its zone.
+        zone: String,
+        /// Its rack.
+        rack: String,
+        /// The version of its application.
+        version: String,
+        /// How much it carries beside others.
+        weight: u32,
+        /// Which events its release understands.
+        level: u16,
+        /// Why.
+        reason: String,
+    },
+    /// A node is to lead nothing, or to keep nothing.
+    #[event(name = "member-draining")]
+    Draining {
+        /// Which.
+        member: Member,
+        /// Whether it gives away its replicas, too.
+        decommission: bool,
+        /// Why.
+        reason: String,
+    },
+    /// A node that was drained is used again.
+    #[event(name = "member-resumed")]
+    Resumed {
+        /// Which.
+        member: Member,
+        /// Why.
+        reason: String,
+    },
+    /// A node was not reached for so long that others get its replicas.
+    #[event(name = "member-absent")]
+    Absent {
+        /// Which.
+        member: Member,
+        /// Why.
+        reason: String,
+    },
+    /// A node that was absent is back, and gets its share again.
+    #[event(name = "member-returned")]
+    Returned {
+        /// Which.
+        member: Member,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing is moved for balance any more.
+    #[event(name = "rebalance-paused")]
+    Paused {
+        /// Why.
+        reason: String,
+    },
+    /// What is out of balance is moved again.
+    #[event(name = "rebalance-resumed")]
+    Unpaused {
+        /// Why.
+        reason: String,
+    },
+    /// How shards are placed.
+    #[event(name = "placement-chosen")]
+    PlacementChosen {
+        /// Shard after shard to node after node, instead of by hash, weight and zone.
+        modulo: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Whether the newest version is preferred for leading.
+    #[event(name = "newest-preferred")]
+    NewestPreferred {
+        /// Whether it is.
+        on: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Where a shard had better be. At most one of the three is given; none takes it back.
+    #[event(name = "shard-bound")]
+    Bound {
+        /// Which.
+        shard: ShardId,
+        /// On these nodes.
+        nodes: Vec<NodeId>,
+        /// On nodes of this role.
+        role: String,
+        /// On nodes of this zone.
+        zone: String,
+        /// Why.
+        reason: String,
+    },
+    /// Who had better lead a shard.
+    #[event(name = "leader-preferred")]
+    LeaderPreferred {
+        /// Which.
+        shard: ShardId,
+        /// Who; nobody in particular where it is `None`.
+        node: Option<NodeId>,
+        /// Whether an operator said so: then it is not changed because of load.
+        pinned: bool,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ClusterEvent {
+    /// Which release understands it.
+    #[must_use]
+    pub fn level(&self) -> u16 {
+        use ClusterEvent as E;
+        match self {
+            E::Formed { .. }
+            | E::Joining { .. }
+            | E::Joined { .. }
+            | E::Moved { .. }
+            | E::Leaving { .. }
+            | E::Removing { .. }
+            | E::Removed { .. }
+            | E::Recovered { .. } => 1,
+            E::Described { .. }
+            | E::Draining { .. }
+            | E::Resumed { .. }
+            | E::Absent { .. }
+            | E::Returned { .. }
+            | E::Paused { .. }
+            | E::Unpaused { .. }
+            | E::PlacementChosen { .. }
+            | E::NewestPreferred { .. }
+            | E::Bound { .. }
+            | E::LeaderPreferred { .. } => 2,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden;
 
     #[test]
     fn the_state_is_always_in_shard_0() {
@@ -129,73 +269,4 @@ mod tests {
     }
 
     const STATE_KEY_OF_12: &str = "members-20";
-
-    #[test]
-    fn events_keep_their_bytes() {
-        let member = Member::new(2, 1);
-        let text = |text: &str| text.to_owned();
-        golden::<ClusterEvent>(&[
-            (
-                &[ClusterEvent::Formed {
-                    cluster_id: 9,
-                    name: text("n"),
-                    shards: 12,
-                    replication: 3,
-                    member,
-                    address: text("a:1"),
-                    reason: text("r"),
-                }],
-                "cluster-formed",
-                1,
-                "03613a31090201016e0172030c",
-            ),
-            (
-                &[ClusterEvent::Joining {
-                    member,
-                    address: text("a:1"),
-                    token: 7,
-                    reason: text("r"),
-                }],
-                "member-joining",
-                1,
-                "03613a310201017207",
-            ),
-            (&[ClusterEvent::Joined { member, reason: text("r") }], "member-joined", 1, "02010172"),
-            (
-                &[ClusterEvent::Moved { member, address: text("a:1"), reason: text("r") }],
-                "member-moved",
-                1,
-                "03613a3102010172",
-            ),
-            (
-                &[ClusterEvent::Leaving { member, reason: text("r") }],
-                "member-leaving",
-                1,
-                "02010172",
-            ),
-            (
-                &[ClusterEvent::Removing { member, reason: text("r") }],
-                "member-removing",
-                1,
-                "02010172",
-            ),
-            (
-                &[ClusterEvent::Removed { member, reason: text("r") }],
-                "member-removed",
-                1,
-                "02010172",
-            ),
-            (
-                &[ClusterEvent::Recovered {
-                    cluster_id: 9,
-                    member,
-                    address: text("a:1"),
-                    reason: text("r"),
-                }],
-                "cluster-recovered",
-                1,
-                "03613a310902010172",
-            ),
-        ]);
-    }
 }

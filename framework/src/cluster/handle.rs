@@ -42,7 +42,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Dropping it does not stop the node: call [`shutdown`](Cluster::shutdown).
 #[derive(Clone)]
 pub struct Cluster {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     connect: Arc<dyn Connect>,
     manager: ActorRef<ManagerMessage>,
 }
@@ -184,13 +184,15 @@ impl Cluster {
     /// that leads. What the shard runs here stops first; commands wait meanwhile, within their time.
     ///
     /// # Errors
-    /// [`ClusterError::Refused`]: this node does not lead the shard, the other has no vote in it, or it
-    /// did not take over. The shard is served by whoever leads it then.
+    /// [`ClusterError::Refused`] with [`Refusal::NotNow`]: this node does not lead the shard;
+    /// [`Refusal::NoVote`], [`Refusal::Unreachable`], [`Refusal::Drained`], [`Refusal::Lags`]: the other is
+    /// not fit to lead it. Nothing was done then. [`Refusal::Unfinished`]: it did not take over in time; the
+    /// shard is served by whoever leads it then.
     pub async fn hand_over(&self, shard: ShardId, to: NodeId) -> Result<(), ClusterError> {
         hand_over(&self.shared, shard, to).await.map_err(ClusterError::Refused)
     }
 
-    /// The address that others reach this node at.
+    /// Where others reach this node.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
@@ -298,7 +300,7 @@ impl Cluster {
     }
 
     /// Asks the leader of shard 0, whoever that is, until it answers or time is up.
-    async fn ask_leader(
+    pub(super) async fn ask_leader(
         &self,
         what: &'static str,
         request: Request,

@@ -16,7 +16,9 @@ use super::{
     calls::Calls,
     discovery::{Discovery, find_all},
     error::{ClusterError, Refusal},
+    event::LEVEL,
     identity::{Identity, Stage},
+    properties::{About, Properties},
     wire::{Message, Reply, Request, decode},
 };
 use crate::config::Config;
@@ -156,7 +158,15 @@ impl Asker {
 
     async fn ask(&self, peer: Member, token: u64) -> Result<Identity, Refusal> {
         let (node, address) = (self.config.node_id(), self.address.clone());
-        match self.calls.ask(peer, Request::Join { node, address, token }, ANSWER).await? {
+        let about = About {
+            properties: Properties::of(&self.config),
+            level: LEVEL,
+            stopping: false,
+            reaches: Vec::new(),
+            revision: 0,
+        };
+        let request = Request::Join { node, address, token, about: Some(about) };
+        match self.calls.ask(peer, request, ANSWER).await? {
             Reply::Welcome { cluster_id, incarnation, shards, members } => {
                 let mut identity =
                     Identity::new(&self.config, cluster_id, incarnation, Stage::Member);

@@ -9,20 +9,23 @@ use std::{
     },
 };
 
-use duractor_journal::{JournalError, Member, NodeId, Role, ShardId, Transport};
+use duractor_journal::{JournalError, Member, Role, ShardId, Transport};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::{
-    error::{ClusterError, Refusal},
+    balance::{Balancer, Rules},
+    decide::Decider,
+    error::ClusterError,
     event::ClusterEvent,
-    execute::{carry_out, order},
+    execute::{call_off, carry_out, order},
     hello::{check_standing, say_hello, turn_away},
     identity::{Identity, Stage},
-    plan::{Step, check_removal, check_rest, plan},
+    overview::overview,
+    plan::{Step, plan},
     records::Records,
-    shared::Shared,
-    state::Phase,
+    shared::{Shared, TICK},
+    view::View,
     wire::{ASKING, Message, Reply, Request},
 };
 
@@ -57,7 +60,8 @@ pub(super) struct Manager;
 /// What it works with.
 pub(super) struct ManagerState {
     shared: Arc<Shared>,
-    records: Records,
+    decider: Decider,
+    balancer: Balancer,
     ticking: Arc<AtomicBool>,
     reached: BTreeSet<String>,
 }
@@ -73,7 +77,9 @@ impl Actor for Manager {
         _: ActorRef<ManagerMessage>,
         (shared, records, ticking): Self::Arguments,
     ) -> Result<ManagerState, ActorProcessingErr> {
-        Ok(ManagerState { shared, records, ticking, reached: BTreeSet::new() })
+        let decider = Decider { shared: shared.clone(), records };
+        let (balancer, reached) = (Balancer::default(), BTreeSet::new());
+        Ok(ManagerState { shared, decider, balancer, ticking, reached })
     }
 
     async fn handle(
@@ -91,18 +97,22 @@ impl Actor for Manager {
             ManagerMessage::Asked {
                 id,
                 from,
-                request: Request::Order { revision, shard, order: what },
+                request: Request::Order { revision, shard, order: what, basis },
             } => {
-                order(&state.shared, (from, id), revision, shard, what);
+                order(&state.shared, (from, id), revision, shard, (what, basis));
+            }
+            ManagerMessage::Asked { from, id, request: Request::CallOff { shard } } => {
+                call_off(&state.shared, shard);
+                state.shared.calls.tell(from, &Message::Answer { id, reply: Reply::Done });
             }
             ManagerMessage::Asked { from, id, request } => {
-                let reply = state.answer(from, request).await;
+                let reply = state.decider.answer(from, request).await;
                 state.shared.calls.tell(from, &Message::Answer { id, reply });
             }
             ManagerMessage::Local { request, reply } => {
                 let me = state.shared.me;
                 // Whoever stopped waiting does not need it.
-                let _ = reply.send(state.answer(me, request).await);
+                let _ = reply.send(state.decider.answer(me, request).await);
             }
         }
         Ok(())
@@ -115,7 +125,7 @@ impl ManagerState {
             return Ok(());
         }
         self.finish_forming().await?;
-        self.records.refresh().await?;
+        self.decider.records.refresh().await?;
         self.follow();
         self.remember_peers().await?;
         self.report();
@@ -127,7 +137,7 @@ impl ManagerState {
 
     /// What follows from the cluster's state on every node: whom to link to, whom to let in.
     fn follow(&mut self) {
-        let (shared, state) = (&self.shared, &self.records.state);
+        let (shared, state) = (&self.shared, &self.decider.records.state);
         shared.set_state(state);
         let present = state.present();
         let others = present.iter().filter(|(member, _)| **member != shared.me);
@@ -157,11 +167,11 @@ impl ManagerState {
     /// Keeps the members' addresses for the next start.
     async fn remember_peers(&self) -> Result<(), ClusterError> {
         let shared = &self.shared;
-        let present = self.records.state.present();
+        let present = self.decider.records.state.present();
         let peers: Vec<_> =
             present.into_iter().filter(|(member, _)| *member != shared.me).collect();
         let mut identity = shared.identity();
-        if self.records.state.revision == 0 || identity.peers == peers {
+        if self.decider.records.state.revision == 0 || identity.peers == peers {
             return Ok(());
         }
         identity.peers = peers;
@@ -183,7 +193,7 @@ impl ManagerState {
         let Some(leader) = shared.groups.group(ShardId(0)).leader else {
             // One of them may lead: a node that is out of shard 0 and leads another group would be
             // given no orders for it, and nobody could take that over.
-            let message = Message::Report { groups: shared.led() };
+            let message = shared.report();
             let peers = if shared.led().is_empty() { Vec::new() } else { shared.gate.peers() };
             for peer in peers {
                 shared.calls.tell(peer, &message);
@@ -193,8 +203,8 @@ impl ManagerState {
         if leader == shared.me {
             return;
         }
-        shared.calls.tell(leader, &Message::Report { groups: shared.led() });
-        let known = self.records.state.members.get(&shared.me);
+        shared.calls.tell(leader, &shared.report());
+        let known = self.decider.records.state.members.get(&shared.me);
         if known.is_some_and(|known| known.address != shared.address) {
             let request = Request::Moved { address: shared.address.clone() };
             // No answer is needed: it shows in the state.
@@ -204,21 +214,51 @@ impl ManagerState {
 
     /// Decides, as the leader of shard 0.
     async fn lead(&mut self) -> Result<(), ClusterError> {
-        self.records.refresh_all().await?;
+        self.decider.records.refresh_all().await?;
         let address = self.shared.address.clone();
-        self.moved(self.shared.me, address).await?;
+        self.decider.moved(self.shared.me, address).await?;
         let view = self.shared.view();
-        for step in plan(&self.records.state, &view) {
+        for step in plan(&self.decider.records.state, &view) {
             match step {
-                Step::Record(event) => self.records.record(&event).await?,
-                step => carry_out(&self.shared, self.records.state.revision, step),
+                Step::Record(event) => self.decider.records.record(&event).await?,
+                step => carry_out(&self.shared, self.decider.records.state.revision, step, &view),
             }
         }
-        let silent = (0..self.records.state.shards).map(ShardId);
-        let silent: Vec<_> = silent.filter(|shard| !view.groups.contains_key(shard)).collect();
+        self.balance(&view).await?;
+        self.tell_overview(&view);
+        // Those of which nothing is heard for a moment only have another leader in a moment.
+        let silent = self.shared.silent_for().into_iter().filter(|(_, since)| *since > 2 * TICK);
+        let silent: Vec<_> = silent.map(|(shard, _)| shard).collect();
         let what = format!("nobody reports to lead {silent:?}");
         self.shared.problem("shards", (!silent.is_empty()).then_some(what));
         Ok(())
+    }
+
+    /// Moves a leadership because of load, where that is due.
+    async fn balance(&mut self, view: &View) -> Result<(), ClusterError> {
+        let rules = Rules::of_margin(self.shared.config.cluster.load_margin_percent);
+        let now_ms = self.shared.started.elapsed().as_millis() as u64;
+        let state = &self.decider.records.state;
+        match self.balancer.look(state, view, rules, now_ms) {
+            Some(event) if event.level() <= view.level(state) => {
+                self.decider.records.record(&event).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells everybody who understands it how the cluster is balanced.
+    fn tell_overview(&self, view: &View) {
+        let (shared, state) = (&self.shared, &self.decider.records.state);
+        let status = overview(state, view);
+        let term = shared.groups.group(ShardId(0)).term;
+        shared.take_overview(term, status.clone());
+        let message = Message::Overview { term, status: Box::new(status) };
+        for (member, known) in &state.members {
+            if known.level >= 2 && *member != shared.me && shared.gate.is_admitted(*member) {
+                shared.calls.tell(*member, &message);
+            }
+        }
     }
 
     /// Does what is left to do of forming the cluster, or of forming it anew.
@@ -240,10 +280,10 @@ impl ManagerState {
         if !shared.leads() {
             return Ok(());
         }
-        self.records.refresh_all().await?;
+        self.decider.records.refresh_all().await?;
         let (cluster_id, member) = (identity.cluster_id, shared.me);
         let address = shared.address.clone();
-        let event = match self.records.state.cluster_id {
+        let event = match self.decider.records.state.cluster_id {
             Some(id) if id == cluster_id => None,
             Some(_) => {
                 let reason = "made the only node of a new cluster, by command".to_owned();
@@ -260,132 +300,9 @@ impl ManagerState {
             }),
         };
         if let Some(event) = event {
-            self.records.record(&event).await?;
+            self.decider.records.record(&event).await?;
         }
         identity.stage = Stage::Member;
         self.write_identity(identity).await
-    }
-
-    async fn moved(&mut self, member: Member, address: String) -> Result<(), ClusterError> {
-        let known = self.records.state.members.get(&member);
-        if known.is_some_and(|known| known.address != address) {
-            let reason = "the node says so".to_owned();
-            self.records.record(&ClusterEvent::Moved { member, address, reason }).await?;
-        }
-        Ok(())
-    }
-
-    /// Answers what only the leader of shard 0 can.
-    async fn answer(&mut self, from: Member, request: Request) -> Reply {
-        match self.decide(from, request).await {
-            Ok(reply) => reply,
-            Err(ClusterError::Refused(refusal)) => Reply::Refused { refusal },
-            Err(error) => {
-                let reason = error.to_string();
-                let refusal = match error.effect() {
-                    duractor_journal::Effect::None => Refusal::NotNow { reason },
-                    duractor_journal::Effect::Unknown => Refusal::Unfinished { reason },
-                };
-                Reply::Refused { refusal }
-            }
-        }
-    }
-
-    async fn decide(&mut self, from: Member, request: Request) -> Result<Reply, ClusterError> {
-        if !self.shared.leads() || self.shared.identity().stage != Stage::Member {
-            let leader = self.shared.groups.group(ShardId(0)).leader;
-            let present = self.records.state.present();
-            let address = leader.and_then(|leader| present.get(&leader).cloned());
-            let address = address.filter(|address| *address != self.shared.address);
-            return Err(Refusal::NotLeader { address }.into());
-        }
-        self.records.refresh_all().await?;
-        self.shared.set_state(&self.records.state);
-        match request {
-            Request::Join { node, address, token } => self.join(node, address, token).await,
-            Request::Leave => self.leave(from).await,
-            Request::Remove { node, force, reason } => self.remove(node, force, reason).await,
-            Request::Moved { address } => {
-                self.moved(from, address).await?;
-                Ok(Reply::Done)
-            }
-            Request::Standing { member } => {
-                let phase = self.records.state.phase_of(member);
-                Ok(Reply::Standing { present: phase.is_some_and(|p| p != Phase::Removed) })
-            }
-            Request::Which | Request::Order { .. } => Ok(Reply::Done),
-        }
-    }
-
-    /// Lets a node in, with an empty disk: its next incarnation.
-    async fn join(
-        &mut self,
-        node: NodeId,
-        address: String,
-        token: u64,
-    ) -> Result<Reply, ClusterError> {
-        let newest = self.records.state.newest(node);
-        let newest = newest.and_then(|m| Some((m, self.records.state.members.get(&m)?.clone())));
-        let mut reason = "a new node".to_owned();
-        let mut incarnation = 1;
-        if let Some((member, known)) = newest {
-            if known.token == token && known.phase != Phase::Removed {
-                return Ok(self.welcome(member));
-            }
-            incarnation = member.incarnation + 1;
-            if known.phase != Phase::Removed {
-                if member == self.shared.me || self.shared.session(member).is_some() {
-                    return Err(Refusal::StillUp { node }.into());
-                }
-                reason = format!("it takes the place of {member}, whose disk is gone");
-                let event = ClusterEvent::Removing { member, reason: "its disk is gone".into() };
-                self.records.record(&event).await?;
-            }
-        }
-        let member = Member { node, incarnation };
-        self.records.record(&ClusterEvent::Joining { member, address, token, reason }).await?;
-        Ok(self.welcome(member))
-    }
-
-    fn welcome(&self, member: Member) -> Reply {
-        let state = &self.records.state;
-        Reply::Welcome {
-            cluster_id: self.shared.identity().cluster_id,
-            incarnation: member.incarnation,
-            shards: state.shards,
-            members: state.present().into_iter().filter(|(other, _)| *other != member).collect(),
-        }
-    }
-
-    async fn leave(&mut self, member: Member) -> Result<Reply, ClusterError> {
-        let state = &self.records.state;
-        match state.phase_of(member) {
-            Some(Phase::Joined | Phase::Joining) => {}
-            Some(Phase::Leaving | Phase::Removing | Phase::Removed) => return Ok(Reply::Done),
-            None => return Err(Refusal::UnknownNode { node: member.node }.into()),
-        }
-        check_rest(state, &self.shared.view(), member)?;
-        let reason = "the node wants to leave".to_owned();
-        self.records.record(&ClusterEvent::Leaving { member, reason }).await?;
-        Ok(Reply::Done)
-    }
-
-    async fn remove(
-        &mut self,
-        node: NodeId,
-        force: bool,
-        reason: String,
-    ) -> Result<Reply, ClusterError> {
-        let state = &self.records.state;
-        let unknown = Refusal::UnknownNode { node };
-        let member = state.newest(node).ok_or_else(|| unknown.clone())?;
-        match state.phase_of(member) {
-            Some(Phase::Removing) => return Ok(Reply::Done),
-            Some(Phase::Removed) | None => return Err(unknown.into()),
-            _ => {}
-        }
-        check_removal(state, &self.shared.view(), member, force)?;
-        self.records.record(&ClusterEvent::Removing { member, reason }).await?;
-        Ok(Reply::Done)
     }
 }

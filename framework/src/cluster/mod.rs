@@ -18,8 +18,10 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`error`] | what can go wrong, and what to do |
-//! | [`event`], [`state`] | what happened to the cluster, and what it amounts to |
-//! | [`placement`], [`plan`](mod@plan) | which node keeps which shard; the next steps. Pure |
+//! | [`properties`], [`event`], [`state`] | what members are, what happened to the cluster, and what it amounts to |
+//! | `spread`, [`placement`] | which node keeps which shard. Pure |
+//! | [`view`], `wanted`, [`checks`] | what the leader of shard 0 sees, what the state wants; what may be drained, removed, stopped. Pure |
+//! | `noted`, [`plan`](mod@plan), [`balance`], [`forecast`], [`overview`] | what to record, the next steps, what to move for load, a dry run, how far it is. Pure |
 //! | `identity`, `audit`, `damage` | the data directory: whose it is, what was done to it, setting it aside |
 //! | `wire`, `calls` | what nodes say to each other |
 //! | `gate` | nobody but members gets through to the journal |
@@ -27,18 +29,22 @@
 //! | [`discovery`], `join` | finding other nodes, and asking to be let in |
 //! | `records` | the state in the journal |
 //! | `tenant` | what runs on top of the journal, and is asked before a group changes |
-//! | `shared`, `hello`, `execute`, `manager`, `desk` | what runs on every node |
-//! | [`status`], `links`, `start`, `handle` | the ways in: [`Cluster`] |
+//! | `shared`, `hello`, `execute`, `decide`, `manager`, `desk` | what runs on every node |
+//! | [`status`], `links`, `start`, `handle`, `operate` | the ways in: [`Cluster`] |
 
 mod audit;
+pub mod balance;
 mod calls;
+pub mod checks;
 pub mod connect;
 mod damage;
+mod decide;
 mod desk;
 pub mod discovery;
 pub mod error;
 pub mod event;
 mod execute;
+pub mod forecast;
 mod gate;
 pub mod groups;
 mod handle;
@@ -47,19 +53,30 @@ mod identity;
 mod join;
 mod links;
 mod manager;
+mod noted;
+mod operate;
+pub mod overview;
 pub mod placement;
 pub mod plan;
+pub mod properties;
 mod records;
 mod shared;
+mod spread;
 mod start;
 pub mod state;
 pub mod status;
 mod tenant;
+pub mod view;
+mod wanted;
 mod wire;
 
+pub use checks::DrainStatus;
 pub use error::{ClusterError, Refusal};
+pub use forecast::{Forecast, WhatIf};
 pub use groups::Groups;
 pub use handle::Cluster;
+pub use overview::BalanceStatus;
+pub use properties::{Affinity, DrainMode};
 pub use start::Parts;
 pub use state::{ClusterState, Phase};
 pub use status::ClusterStatus;

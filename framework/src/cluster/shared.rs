@@ -2,11 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use duractor_journal::{Env, Member, Role, ShardId, Transport};
+use duractor_journal::{Env, Member, Role, ShardId, Term, Transport};
 use tokio::{
+    sync::Notify,
     task::AbortHandle,
     time::{Duration, Instant},
 };
@@ -14,19 +18,28 @@ use tokio::{
 use super::{
     calls::Calls,
     error::Refusal,
+    event::LEVEL,
     gate::Gate,
     groups::Groups,
     identity::Identity,
-    plan::{GroupReport, View},
-    state::ClusterState,
+    overview::BalanceStatus,
+    properties::{About, Properties},
+    state::{ClusterState, Phase},
     tenant::Tenancy,
+    view::{GroupReport, View, is_stale_by_plant},
+    wire::Message,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    load::{Load, ShardLoad},
+};
 
 /// How often a node looks at its cluster.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 /// A leader's report counts for so long.
 const REPORT_LIFE: Duration = Duration::from_secs(2);
+/// So old is what steps are decided on where that bug is planted.
+const STALE: Duration = Duration::from_secs(3);
 
 /// A session with a peer.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +65,24 @@ pub(super) struct Shared {
     reports: Mutex<BTreeMap<ShardId, (GroupReport, Instant)>>,
     /// Shards with a step under way, and whom a hand-over concerns.
     busy: Mutex<BTreeMap<ShardId, BTreeSet<Member>>>,
-    /// Groups led here that are being changed.
-    executing: Mutex<BTreeSet<ShardId>>,
+    /// Groups led here that are being changed, and how to call that off.
+    executing: Mutex<BTreeMap<ShardId, Arc<Notify>>>,
+    /// What members said of themselves, and when.
+    about: Mutex<BTreeMap<Member, (About, Instant)>>,
+    /// How much is asked of the shards, as their leaders said.
+    loads: Mutex<BTreeMap<ShardId, (ShardLoad, Instant)>>,
+    /// The term of shard 0 when what is reported was looked at last.
+    leading: Mutex<Term>,
+    /// Groups of which nothing is heard, since when that is known.
+    silent: Mutex<BTreeMap<ShardId, Instant>>,
+    /// Since when members are not reached.
+    lost: Mutex<BTreeMap<Member, Instant>>,
+    /// What the leader of shard 0 said last, in which term, and when.
+    overview: Mutex<Option<(Term, BalanceStatus, Instant)>>,
+    /// What is asked of this node.
+    pub(super) load: OnceLock<Weak<Load>>,
+    /// This node is about to stop: it hands over what it leads.
+    pub(super) stopping: AtomicBool,
     /// What is wrong now, by what it is about.
     problems: Mutex<BTreeMap<String, String>>,
     /// Peers that do not let this node in, and why.
@@ -93,6 +122,14 @@ impl Shared {
             reports: Mutex::default(),
             busy: Mutex::default(),
             executing: Mutex::default(),
+            about: Mutex::default(),
+            loads: Mutex::default(),
+            leading: Mutex::new(Term(0)),
+            silent: Mutex::default(),
+            lost: Mutex::default(),
+            overview: Mutex::default(),
+            load: OnceLock::new(),
+            stopping: AtomicBool::new(false),
             problems: Mutex::default(),
             refusals: Mutex::default(),
             out: OnceLock::new(),
@@ -121,6 +158,7 @@ impl Shared {
 
     pub(super) fn session_up(&self, peer: Member, number: u64) {
         lock(&self.sessions).insert(peer, Session { number, since: Instant::now() });
+        lock(&self.lost).remove(&peer);
     }
 
     pub(super) fn session_down(&self, peer: Member, number: u64) {
@@ -128,6 +166,7 @@ impl Shared {
         if sessions.get(&peer).is_some_and(|session| session.number == number) {
             sessions.remove(&peer);
             drop(sessions);
+            lock(&self.lost).insert(peer, Instant::now());
             self.gate.expel(peer);
             self.calls.gone(peer);
             self.heard_well(peer);
@@ -149,6 +188,7 @@ impl Shared {
 
     /// The groups that this node leads.
     pub(super) fn led(&self) -> Vec<GroupReport> {
+        let executing: BTreeSet<ShardId> = lock(&self.executing).keys().copied().collect();
         let groups = (0..self.groups.shards()).map(|shard| self.groups.group(ShardId(shard)));
         let led = groups.filter(|group| group.role == Role::Leader);
         led.map(|group| GroupReport {
@@ -158,27 +198,117 @@ impl Shared {
             voters: group.voters,
             learners: group.learners,
             changing: group.changing,
+            executing: executing.contains(&group.shard),
             last_index: group.last_index,
             replicated: group.replicated.into_iter().collect(),
         })
         .collect()
     }
 
-    /// Takes what a leader reports of its groups.
-    pub(super) fn reported(&self, groups: Vec<GroupReport>) {
+    /// What this node tells the leader of shard 0.
+    pub(super) fn report(&self) -> Message {
+        Message::Report { groups: self.led(), about: Some(self.about()), loads: self.own_loads() }
+    }
+
+    /// What this node says of itself.
+    pub(super) fn about(&self) -> About {
+        About {
+            properties: Properties::of(&self.config),
+            level: LEVEL,
+            stopping: self.stopping.load(Ordering::Relaxed),
+            reaches: self.gate.peers(),
+            revision: self.state().revision,
+        }
+    }
+
+    /// What is asked of the shards that this node leads.
+    fn own_loads(&self) -> Vec<ShardLoad> {
+        let Some(load) = self.load.get().and_then(Weak::upgrade) else { return Vec::new() };
+        let mut loads = load.shards();
+        loads.retain(|load| self.groups.group(load.shard).role == Role::Leader);
+        loads
+    }
+
+    /// Takes what a member reports of the groups that it leads: those, and no others.
+    pub(super) fn reported(&self, from: Member, groups: Vec<GroupReport>) {
         let now = Instant::now();
         let mut reports = lock(&self.reports);
-        for group in groups {
-            let newer = reports.get(&group.shard).is_some_and(|(known, _)| known.term > group.term);
+        if !is_stale_by_plant() {
+            let leads = |shard: &ShardId| groups.iter().any(|group| group.shard == *shard);
+            reports.retain(|shard, (known, _)| known.leader != from || leads(shard));
+        }
+        for group in groups.into_iter().filter(|group| group.leader == from) {
+            let newer = reports.get(&group.shard).is_some_and(|(known, at)| {
+                known.term > group.term || (is_stale_by_plant() && now.duration_since(*at) < STALE)
+            });
             if !newer && group.shard.0 < self.groups.shards() {
                 reports.insert(group.shard, (group, now));
             }
         }
     }
 
+    /// What was reported to a former leadership of this node says nothing about now.
+    fn forget_former(&self) {
+        let term = self.groups.group(ShardId(0)).term;
+        let mut leading = lock(&self.leading);
+        if *leading != term && !is_stale_by_plant() {
+            lock(&self.reports).clear();
+        }
+        *leading = term;
+    }
+
+    /// The groups of which nothing is heard, and for how long that is known.
+    pub(super) fn silent_for(&self) -> Vec<(ShardId, Duration)> {
+        let heard = self.view().groups;
+        let now = Instant::now();
+        let mut silent = lock(&self.silent);
+        silent.retain(|shard, _| !heard.contains_key(shard));
+        for shard in (0..self.groups.shards()).map(ShardId) {
+            if !heard.contains_key(&shard) {
+                silent.entry(shard).or_insert(now);
+            }
+        }
+        silent.iter().map(|(shard, since)| (*shard, now.duration_since(*since))).collect()
+    }
+
+    /// Takes what a member says of itself, and how much is asked of what it leads.
+    pub(super) fn told(&self, member: Member, about: Option<About>, loads: Vec<ShardLoad>) {
+        let now = Instant::now();
+        if let Some(about) = about {
+            lock(&self.about).insert(member, (about, now));
+        }
+        let mut known = lock(&self.loads);
+        for load in loads.into_iter().filter(|load| load.shard.0 < self.groups.shards()) {
+            known.insert(load.shard, (load, now));
+        }
+    }
+
+    /// Whether a member said lately that it is about to stop.
+    pub(super) fn is_stopping(&self, member: Member) -> bool {
+        let about = lock(&self.about);
+        about.get(&member).is_some_and(|(about, at)| about.stopping && at.elapsed() < REPORT_LIFE)
+    }
+
+    /// Takes what the leader of shard 0 says of the balance.
+    pub(super) fn take_overview(&self, term: Term, status: BalanceStatus) {
+        let mut overview = lock(&self.overview);
+        if overview.as_ref().is_none_or(|(known, _, _)| *known <= term) {
+            *overview = Some((term, status, Instant::now()));
+        }
+    }
+
+    /// How the cluster is balanced, where somebody who knows has said so lately.
+    pub(super) fn overview(&self) -> Option<BalanceStatus> {
+        let overview = lock(&self.overview);
+        let fresh = overview.as_ref().filter(|(_, _, at)| at.elapsed() < REPORT_LIFE);
+        fresh.map(|(_, status, _)| status.clone())
+    }
+
     /// What the leader of shard 0 decides on.
     pub(super) fn view(&self) -> View {
-        self.reported(self.led());
+        self.forget_former();
+        self.reported(self.me, self.led());
+        self.told(self.me, Some(self.about()), self.own_loads());
         let now = Instant::now();
         let admitted = |(peer, session): (Member, Session)| {
             let up_ms = now.saturating_duration_since(session.since).as_millis() as u64;
@@ -187,17 +317,67 @@ impl Shared {
         let mut up: BTreeMap<Member, u64> =
             self.sessions().into_iter().filter_map(admitted).collect();
         up.insert(self.me, now.saturating_duration_since(self.started).as_millis() as u64);
-        let reports = lock(&self.reports);
-        let fresh = reports.values().filter(|(_, at)| now.duration_since(*at) < REPORT_LIFE);
-        let groups = fresh.map(|(group, _)| (group.shard, group.clone())).collect();
+        let (groups, about, loads) = self.fresh(now);
         let busy = lock(&self.busy);
         View {
+            down: self.down(now, &up, &about),
             up,
             groups,
             busy: busy.keys().copied().collect(),
             handing: busy.values().flatten().copied().collect(),
             settle_ms: self.config.timing.settle_ms,
+            replace_after_ms: self.config.cluster.replace_after_ms,
+            moves: self.config.cluster.moves,
+            about,
+            loads,
         }
+    }
+
+    /// What was said lately.
+    fn fresh(
+        &self,
+        now: Instant,
+    ) -> (BTreeMap<ShardId, GroupReport>, BTreeMap<Member, About>, BTreeMap<ShardId, ShardLoad>)
+    {
+        fn lately<K: Ord + Copy, V: Clone>(
+            said: &Mutex<BTreeMap<K, (V, Instant)>>,
+            now: Instant,
+            life: Duration,
+        ) -> BTreeMap<K, V> {
+            let mut said = lock(said);
+            said.retain(|_, (_, at)| now.duration_since(*at) < life);
+            said.iter().map(|(key, (value, _))| (*key, value.clone())).collect()
+        }
+        let life = if is_stale_by_plant() { 2 * STALE } else { REPORT_LIFE };
+        (
+            lately(&self.reports, now, life),
+            lately(&self.about, now, REPORT_LIFE),
+            lately(&self.loads, now, REPORT_LIFE),
+        )
+    }
+
+    /// For how long members are not reached, neither by this node nor by any that it reaches.
+    fn down(
+        &self,
+        now: Instant,
+        up: &BTreeMap<Member, u64>,
+        about: &BTreeMap<Member, About>,
+    ) -> BTreeMap<Member, u64> {
+        let reached: BTreeSet<Member> =
+            about.values().flat_map(|about| about.reaches.iter().copied()).collect();
+        let mut lost = lock(&self.lost);
+        let state = self.state();
+        lost.retain(|member, _| state.phase_of(*member) != Some(Phase::Removed));
+        let mut down = BTreeMap::new();
+        for member in state.in_phase(&[Phase::Joined]).filter(|m| !up.contains_key(m)) {
+            // One that was never reached is lost since this node looks for it.
+            let since = lost.entry(member).or_insert(now);
+            if reached.contains(&member) {
+                *since = now;
+            }
+            down.insert(member, now.duration_since(*since).as_millis() as u64);
+        }
+        down
     }
 
     /// A step of a shard begins. False where one is under way.
@@ -210,13 +390,28 @@ impl Shared {
         free
     }
 
+    /// A step of a shard ended. What was reported of it before is out of date.
     pub(super) fn end(&self, shard: ShardId) {
+        if !is_stale_by_plant() {
+            lock(&self.reports).remove(&shard);
+        }
         lock(&self.busy).remove(&shard);
     }
 
-    /// A group that is led here begins to be changed. False where it is being changed.
-    pub(super) fn execute(&self, shard: ShardId) -> bool {
-        lock(&self.executing).insert(shard)
+    /// A group that is led here begins to be changed; what is returned tells when that is called off.
+    /// `None` where it is being changed.
+    pub(super) fn execute(&self, shard: ShardId) -> Option<Arc<Notify>> {
+        let mut executing = lock(&self.executing);
+        if executing.contains_key(&shard) {
+            return None;
+        }
+        Some(executing.entry(shard).or_default().clone())
+    }
+
+    pub(super) fn call_off(&self, shard: ShardId) {
+        if let Some(called_off) = lock(&self.executing).get(&shard) {
+            called_off.notify_one();
+        }
     }
 
     pub(super) fn executed(&self, shard: ShardId) {

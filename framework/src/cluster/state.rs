@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duractor_journal::{Member, NodeId, Seq, Timestamp};
+use duractor_journal::{Member, NodeId, Seq, ShardId, Timestamp};
 use serde::Serialize;
 
-use super::event::ClusterEvent;
+use super::{
+    event::ClusterEvent,
+    properties::{Affinity, DrainMode, Properties},
+};
 
 /// How a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -37,6 +40,52 @@ pub struct MemberState {
     pub since_ms: u64,
     /// Why it stands so.
     pub reason: String,
+    /// What it says of itself.
+    pub properties: Properties,
+    /// Which events its release understands.
+    pub level: u16,
+    /// Where it is drained.
+    pub drain: Option<Drain>,
+    /// Where others have got its replicas because it was not reached: since when, in milliseconds since
+    /// 1970.
+    pub absent_since_ms: Option<u64>,
+}
+
+/// That a member is drained, until it is resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// Of what.
+    pub mode: DrainMode,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Why.
+    pub reason: String,
+    /// Who has the cluster's state up to this revision knows of it.
+    pub revision: u64,
+}
+
+/// What is set for the whole cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// Why nothing is moved for balance, where that is so.
+    pub paused: Option<String>,
+    /// Shard after shard to node after node, whatever the nodes are.
+    pub modulo: bool,
+    /// Only nodes of the newest version among a shard's lead it.
+    pub newest_leads: bool,
+    /// Where shards had better be.
+    pub affinity: BTreeMap<ShardId, Affinity>,
+    /// Who had better lead.
+    pub leaders: BTreeMap<ShardId, Wish>,
+}
+
+/// Who had better lead a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Wish {
+    /// Who.
+    pub node: NodeId,
+    /// Whether an operator said so: then it is not changed because of load.
+    pub pinned: bool,
 }
 
 /// The cluster's state, folded from its events.
@@ -52,6 +101,10 @@ pub struct ClusterState {
     pub shards: u16,
     /// On how many nodes each event is kept.
     pub replication: u8,
+    /// What is set.
+    pub settings: Settings,
+    /// Which release understands all that is in it.
+    pub level: u16,
     /// All members that there ever were.
     #[serde(serialize_with = "as_list")]
     pub members: BTreeMap<Member, MemberState>,
@@ -75,6 +128,7 @@ impl ClusterState {
     /// Takes the next event, which has this sequence number and time.
     pub fn apply(&mut self, event: &ClusterEvent, seq: Seq, at: Timestamp) {
         self.revision = seq.0;
+        self.level = self.level.max(event.level());
         match event {
             ClusterEvent::Formed {
                 cluster_id,
@@ -118,6 +172,73 @@ impl ClusterState {
                 }
                 self.put(*member, address, 0, Phase::Joined, reason, at);
             }
+            ClusterEvent::Described {
+                member, roles, zone, rack, version, weight, level, ..
+            } => {
+                if let Some(state) = self.members.get_mut(member) {
+                    state.level = *level;
+                    state.properties = Properties {
+                        roles: roles.iter().cloned().collect(),
+                        zone: zone.clone(),
+                        rack: rack.clone(),
+                        version: version.clone(),
+                        weight: *weight,
+                    };
+                }
+            }
+            ClusterEvent::Draining { member, decommission, reason } => {
+                if let Some(state) = self.members.get_mut(member) {
+                    let mode = match decommission {
+                        true => DrainMode::Decommission,
+                        false => DrainMode::Leaderships,
+                    };
+                    let reason = reason.clone();
+                    state.drain = Some(Drain { mode, since_ms: at.0, reason, revision: seq.0 });
+                }
+            }
+            ClusterEvent::Resumed { member, .. } => {
+                if let Some(state) = self.members.get_mut(member) {
+                    state.drain = None;
+                }
+            }
+            ClusterEvent::Absent { member, .. } => {
+                if let Some(state) = self.members.get_mut(member) {
+                    state.absent_since_ms = Some(at.0);
+                }
+            }
+            ClusterEvent::Returned { member, .. } => {
+                if let Some(state) = self.members.get_mut(member) {
+                    state.absent_since_ms = None;
+                }
+            }
+            set => self.set(set),
+        }
+    }
+
+    /// Takes an event that is about the whole cluster.
+    fn set(&mut self, event: &ClusterEvent) {
+        let settings = &mut self.settings;
+        match event {
+            ClusterEvent::Paused { reason } => settings.paused = Some(reason.clone()),
+            ClusterEvent::Unpaused { .. } => settings.paused = None,
+            ClusterEvent::PlacementChosen { modulo, .. } => settings.modulo = *modulo,
+            ClusterEvent::NewestPreferred { on, .. } => settings.newest_leads = *on,
+            ClusterEvent::Bound { shard, nodes, role, zone, .. } => {
+                let affinity = match (nodes.is_empty(), role.is_empty(), zone.is_empty()) {
+                    (false, _, _) => Some(Affinity::Nodes(nodes.clone())),
+                    (_, false, _) => Some(Affinity::Role(role.clone())),
+                    (_, _, false) => Some(Affinity::Zone(zone.clone())),
+                    _ => None,
+                };
+                settings.affinity.remove(shard);
+                settings.affinity.extend(affinity.map(|affinity| (*shard, affinity)));
+            }
+            ClusterEvent::LeaderPreferred { shard, node, pinned, .. } => {
+                let wish = node.map(|node| (*shard, Wish { node, pinned: *pinned }));
+                settings.leaders.remove(shard);
+                settings.leaders.extend(wish);
+            }
+            _ => {}
         }
     }
 
@@ -131,7 +252,26 @@ impl ClusterState {
         at: Timestamp,
     ) {
         let (address, reason) = (address.to_owned(), reason.to_owned());
-        self.members.insert(member, MemberState { address, phase, token, since_ms: at.0, reason });
+        // A node that gets another disk while it is drained stays so until it is resumed.
+        let before = self.newest(member.node).and_then(|newest| self.members.get(&newest));
+        let drain = before.filter(|before| before.phase != Phase::Removed);
+        let drain = drain.and_then(|before| before.drain.clone());
+        let since_ms = at.0;
+        let (properties, level, absent_since_ms) = (Properties::default(), 1, None);
+        self.members.insert(
+            member,
+            MemberState {
+                address,
+                phase,
+                token,
+                since_ms,
+                reason,
+                properties,
+                level,
+                drain,
+                absent_since_ms,
+            },
+        );
     }
 
     fn phase(&mut self, member: Member, phase: Phase, reason: &str, at: Timestamp) {
@@ -172,12 +312,45 @@ impl ClusterState {
         self.in_phase(&[Phase::Joined]).map(|member| (member.node, member)).collect()
     }
 
-    /// The nodes that replicas are placed on: those that have a share, and those that are about to
-    /// get the share of their former incarnation back. So nothing moves for a disk that is replaced.
+    /// The nodes that replicas are placed on: those that have a share and keep it, and those that are
+    /// about to get the share of their former incarnation back. So nothing moves for a disk that is
+    /// replaced.
     #[must_use]
     pub fn placed_nodes(&self) -> BTreeSet<NodeId> {
         let replaces = |member: &Member| member.incarnation > 1;
-        let back = self.in_phase(&[Phase::Joining]).filter(replaces).map(|member| member.node);
-        self.sharing().into_keys().chain(back).collect()
+        let back = self.in_phase(&[Phase::Joining]).filter(replaces);
+        let sharing = self.in_phase(&[Phase::Joined]).chain(back);
+        sharing.filter(|member| !self.gives_away(*member)).map(|member| member.node).collect()
+    }
+
+    /// Whether a member gives its replicas away, or has given them, though it is one still.
+    #[must_use]
+    pub fn gives_away(&self, member: Member) -> bool {
+        self.members.get(&member).is_some_and(|state| {
+            state.absent_since_ms.is_some() || self.drained(member) == Some(DrainMode::Decommission)
+        })
+    }
+
+    /// What a member is drained of; `None` where it is not.
+    #[must_use]
+    pub fn drained(&self, member: Member) -> Option<DrainMode> {
+        self.members.get(&member)?.drain.as_ref().map(|drain| drain.mode)
+    }
+
+    /// Whether a member has its share and keeps it.
+    #[must_use]
+    pub fn keeps(&self, member: Member) -> bool {
+        self.phase_of(member) == Some(Phase::Joined) && !self.gives_away(member)
+    }
+
+    /// Why nothing is moved for balance now: it is paused, or a member is in maintenance.
+    #[must_use]
+    pub fn held_back(&self) -> Option<String> {
+        if let Some(reason) = &self.settings.paused {
+            return Some(reason.clone());
+        }
+        let away = |member: &Member| self.drained(*member) == Some(DrainMode::Leaderships);
+        let member = self.in_phase(&[Phase::Joined, Phase::Joining]).find(away)?;
+        Some(format!("node {} is in maintenance", member.node.0))
     }
 }

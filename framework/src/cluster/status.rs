@@ -4,8 +4,11 @@ use duractor_journal::{Role, ShardId};
 use serde::Serialize;
 
 use super::{
+    checks::list,
+    overview::BalanceStatus,
+    properties::Properties,
     shared::Shared,
-    state::{ClusterState, Phase},
+    state::{ClusterState, Drain, Phase},
 };
 
 /// How a cluster is, as one node sees it.
@@ -30,6 +33,9 @@ pub struct ClusterStatus {
     pub groups: Vec<GroupRow>,
     /// What is wrong.
     pub problems: Vec<String>,
+    /// How the cluster is balanced: what moves, what is drained, what is hot. `None` where the leader of
+    /// shard 0 has not said so for 2 seconds.
+    pub balance: Option<BalanceStatus>,
 }
 
 /// A member.
@@ -50,6 +56,10 @@ pub struct MemberStatus {
     pub since_ms: u64,
     /// Why.
     pub reason: String,
+    /// What it says of itself.
+    pub properties: Properties,
+    /// Of what it is drained, and since when and why.
+    pub drain: Option<Drain>,
 }
 
 /// A group that this node has a replica of.
@@ -134,7 +144,21 @@ pub(super) fn status(shared: &Shared) -> ClusterStatus {
         members: members(shared, &state),
         groups: groups.collect(),
         problems: shared.problems(),
+        balance: shared.overview().map(|balance| corrected(shared, balance)),
     }
+}
+
+/// What the leader of shard 0 says may be a moment old. Of itself a node knows better.
+fn corrected(shared: &Shared, mut balance: BalanceStatus) -> BalanceStatus {
+    let led: Vec<ShardId> = shared.led().into_iter().map(|group| group.shard).collect();
+    for drain in balance.drains.iter_mut().filter(|drain| drain.node == shared.me.node.0) {
+        if !led.is_empty() && drain.safe_to_stop {
+            (drain.safe_to_stop, drain.done) = (false, false);
+            drain.why = format!("it leads {}", list(&led));
+        }
+        drain.leads.clone_from(&led);
+    }
+    balance
 }
 
 fn members(shared: &Shared, state: &ClusterState) -> Vec<MemberStatus> {
@@ -148,6 +172,8 @@ fn members(shared: &Shared, state: &ClusterState) -> Vec<MemberStatus> {
             up: *member == shared.me || shared.gate.is_admitted(*member),
             since_ms: known.since_ms,
             reason: known.reason.clone(),
+            properties: known.properties.clone(),
+            drain: known.drain.clone(),
         };
     present.map(row).collect()
 }

@@ -3,11 +3,21 @@
 //! A frame is one byte, the version of this protocol, and a message as JSON. Messages are few and
 //! small, and JSON lets a release add fields that an older one does not know.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use duractor_journal::{Member, NodeId, ShardId};
+use duractor_journal::{GroupStatus, Member, NodeId, ShardId, Term};
 use serde::{Deserialize, Serialize};
 
-use super::{error::Refusal, plan::GroupReport};
+use super::{
+    checks::DrainStatus,
+    error::Refusal,
+    forecast::{Forecast, WhatIf},
+    overview::BalanceStatus,
+    properties::{About, Affinity, DrainMode},
+    view::GroupReport,
+};
+use crate::load::ShardLoad;
 
 /// The version of the protocol.
 pub(super) const VERSION: u8 = 1;
@@ -54,6 +64,19 @@ pub(super) enum Message {
     Report {
         /// All of them.
         groups: Vec<GroupReport>,
+        /// What the node says of itself; nothing from a release that has nothing to say.
+        #[serde(default)]
+        about: Option<About>,
+        /// How much is asked of the shards that it leads.
+        #[serde(default)]
+        loads: Vec<ShardLoad>,
+    },
+    /// How the cluster is balanced: from the leader of shard 0 to all who understand it, again and again.
+    Overview {
+        /// The leader's term.
+        term: Term,
+        /// How it is.
+        status: Box<BalanceStatus>,
     },
 }
 
@@ -71,6 +94,9 @@ pub(super) enum Request {
         address: String,
         /// Drawn for this attempt, so that a repeat gets the same answer.
         token: u64,
+        /// What it says of itself; nothing from a release that has nothing to say.
+        #[serde(default)]
+        about: Option<About>,
     },
     /// The asking member is at this address.
     Moved {
@@ -101,6 +127,109 @@ pub(super) enum Request {
         shard: ShardId,
         /// What to do.
         order: Order,
+        /// The group as it was when this was decided; nothing from a release that does not say.
+        #[serde(default)]
+        basis: Option<Basis>,
+    },
+    /// Call off the change of a group that you lead, where nothing of it counts yet.
+    CallOff {
+        /// The group.
+        shard: ShardId,
+    },
+    /// Do what an operator asks for.
+    Operate {
+        /// What.
+        operation: Operation,
+        /// Why, for those who look later.
+        reason: String,
+    },
+    /// What would be moved?
+    Forecast {
+        /// After which change.
+        what_if: WhatIf,
+    },
+    /// How far is the draining of a node?
+    Draining {
+        /// Which.
+        node: NodeId,
+    },
+}
+
+/// What a step was decided on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Basis {
+    /// The group's term.
+    pub(super) term: Term,
+    /// Who voted.
+    pub(super) voters: BTreeSet<Member>,
+    /// Who followed.
+    pub(super) learners: BTreeSet<Member>,
+}
+
+impl Basis {
+    pub(super) fn of(group: &GroupReport) -> Self {
+        let (voters, learners) = (group.voters.clone(), group.learners.clone());
+        Self { term: group.term, voters, learners }
+    }
+
+    /// Whether a group is as it was.
+    pub(super) fn check(&self, group: &GroupStatus) -> Result<(), Refusal> {
+        let reason = if group.term != self.term {
+            format!("it is in term {}, and was in {}", group.term, self.term)
+        } else if group.voters != self.voters || group.learners != self.learners {
+            format!("its members are {:?} and {:?}", group.voters, group.learners)
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::Stale { shard: group.shard, reason })
+    }
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub(super) enum Operation {
+    /// Drain a node.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Of what.
+        mode: DrainMode,
+    },
+    /// Use it again.
+    Resume {
+        /// Which.
+        node: NodeId,
+    },
+    /// Move nothing for balance.
+    Pause,
+    /// The same, and call off what is under way.
+    Cancel,
+    /// Move again what is out of balance.
+    Unpause,
+    /// Place shards in turn, or by hash.
+    Modulo {
+        /// Whether in turn.
+        on: bool,
+    },
+    /// Prefer the newest version for leading.
+    PreferNewest {
+        /// Whether to.
+        on: bool,
+    },
+    /// Say where a shard had better be.
+    Bind {
+        /// Which.
+        shard: ShardId,
+        /// Where; anywhere where it is `None`.
+        affinity: Option<Affinity>,
+    },
+    /// Say who had better lead a shard.
+    PreferLeader {
+        /// Which.
+        shard: ShardId,
+        /// Who; anybody where it is `None`.
+        node: Option<NodeId>,
     },
 }
 
@@ -149,6 +278,16 @@ pub(super) enum Reply {
         /// Not removed.
         present: bool,
     },
+    /// To `Forecast`.
+    Forecast {
+        /// What would be moved.
+        forecast: Forecast,
+    },
+    /// To `Draining`: how far it is, where the node is drained.
+    Draining {
+        /// How far.
+        status: Option<DrainStatus>,
+    },
     /// To the others: done, or begun.
     Done,
     /// No.
@@ -193,6 +332,7 @@ mod tests {
             voters: [member].into(),
             learners: [Member::new(1, 1)].into(),
             changing: true,
+            executing: false,
             last_index: Some(u64::MAX),
             replicated: vec![(member, None)],
         };
@@ -202,13 +342,59 @@ mod tests {
             Message::Hello { cluster_id: u64::MAX, cluster: "c".into(), known: true },
             Message::Ask {
                 id: 1,
-                request: Request::Order { revision: 2, shard: ShardId(3), order },
+                request: Request::Order {
+                    revision: 2,
+                    shard: ShardId(3),
+                    order,
+                    basis: Some(Basis::of(&group)),
+                },
+            },
+            Message::Ask {
+                id: 1,
+                request: Request::Operate {
+                    operation: Operation::Bind {
+                        shard: ShardId(1),
+                        affinity: Some(Affinity::Nodes(vec![NodeId(1)])),
+                    },
+                    reason: "r".into(),
+                },
             },
             Message::Ask { id: 1, request: Request::Which },
             Message::Answer { id: 1, reply: Reply::Refused { refusal } },
-            Message::Report { groups: vec![group] },
+            Message::Report { groups: vec![group], about: None, loads: Vec::new() },
         ] {
             assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+    }
+
+    /// Cause: a step was carried out though the group was not as it was when that was decided.
+    /// Consequence: it would undo what was done since, as give a drained node its leadership back. Fix: a
+    /// step says what it was decided on.
+    #[test]
+    fn a_step_that_follows_from_another_group_is_refused() {
+        let mut group = GroupStatus::outside(ShardId(4));
+        group.term = Term(7);
+        group.voters = [Member::new(1, 1), Member::new(2, 1)].into();
+        let (voters, learners) = (group.voters.clone(), group.learners.clone());
+        let basis = Basis { term: Term(7), voters, learners };
+        assert_eq!(basis.check(&group), Ok(()));
+        let changes: [fn(&mut GroupStatus); 3] = [
+            |group| group.term = Term(8),
+            |group| {
+                group.voters.insert(Member::new(3, 1));
+            },
+            |group| {
+                group.learners.insert(Member::new(3, 1));
+            },
+        ];
+        for change in changes {
+            let mut group = group.clone();
+            change(&mut group);
+            let refused = basis.check(&group);
+            assert!(
+                matches!(refused, Err(Refusal::Stale { shard: ShardId(4), .. })),
+                "{refused:?}"
+            );
         }
     }
 
@@ -219,5 +405,11 @@ mod tests {
         assert!(decode(b"\x01{\"type\":\"nonsense\"}").is_err());
         let newer = b"\x01{\"type\":\"hello\",\"cluster_id\":1,\"cluster\":\"c\",\"more\":1}";
         assert!(decode(newer).is_ok(), "a newer release may say more");
+        let older = b"\x01{\"type\":\"report\",\"groups\":[]}";
+        let less = Message::Report { groups: Vec::new(), about: None, loads: Vec::new() };
+        assert_eq!(decode(older), Ok(less), "an older release says less");
+        let older = b"\x01{\"type\":\"ask\",\"id\":1,\"request\":{\"ask\":\"join\",\"node\":2,\
+            \"address\":\"a:1\",\"token\":3}}";
+        assert!(decode(older).is_ok(), "so does one that wants to join");
     }
 }

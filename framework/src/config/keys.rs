@@ -19,6 +19,10 @@ pub enum Allowed {
     DnsName,
     /// The name of an environment variable.
     Variable,
+    /// A list of names, in variables and flags separated by commas.
+    Names,
+    /// A version, as `1.4.0`, or empty.
+    Version,
 }
 
 /// One key.
@@ -43,12 +47,22 @@ const fn key(
     Key { name, default, allowed, help }
 }
 
-use Allowed::{Address, Addresses, DnsName, Name, Number, Path, Switch, Variable};
+use Allowed::{Address, Addresses, DnsName, Name, Names, Number, Path, Switch, Variable, Version};
 
 /// Every key there is.
 pub const KEYS: &[Key] = &[
     key("node.number", "1", Number(1, u32::MAX as u64), "This node's number within the cluster"),
     key("node.data_dir", "data", Path, "The folder with everything that this node keeps"),
+    key("node.roles", "", Names, "What the node is for; shards can be bound to nodes of a role"),
+    key("node.zone", "", Name, "What fails together: replicas are spread over zones first"),
+    key(
+        "node.rack",
+        "",
+        Name,
+        "What fails together within a zone: they are spread over racks next",
+    ),
+    key("node.version", "", Version, "The version of the application, as 1.4.0"),
+    key("node.weight", "100", Number(1, 10_000), "How much the node carries beside others"),
     key("cluster.name", "duractor", Name, "The cluster's name; nodes of another are refused"),
     key("cluster.shards", "12", Number(1, 256), "Shards of a new cluster; fixed from then on"),
     key(
@@ -56,6 +70,25 @@ pub const KEYS: &[Key] = &[
         "3",
         Number(1, 9),
         "On how many nodes a new cluster keeps each event",
+    ),
+    key("cluster.moves", "2", Number(1, 64), "How many groups may take in replicas at once"),
+    key(
+        "cluster.replace_after_ms",
+        "300000",
+        Number(1_000, 2_592_000_000),
+        "A node that is not reached for so long loses its replicas to others until it is back",
+    ),
+    key(
+        "cluster.hand_over_ms",
+        "10000",
+        Number(0, 600_000),
+        "How long a node that shuts down may take to hand its leaderships over; 0 not at all",
+    ),
+    key(
+        "cluster.load_margin_percent",
+        "30",
+        Number(0, 1_000),
+        "Leaderships move for load where a node has so much more than its share; 0 never",
     ),
     key("net.listen", "127.0.0.1:7400", Address, "Where other nodes reach this one"),
     key("net.advertise", "", Address, "What others are told to dial; net.listen unless set"),
@@ -155,7 +188,9 @@ impl Key {
         match self.allowed {
             Number(min, max) => format!("{min} to {max}"),
             Switch => "true or false".into(),
-            Name => "1 to 64 letters, digits, '-', '_' or '.'".into(),
+            Name => format!("1 to 64 letters, digits, '-', '_' or '.'{or_empty}"),
+            Names => "a list of names of 1 to 64 letters, digits, '-', '_' or '.'".into(),
+            Version => "a version as 1.4.0 or 2.0.0-rc.1, or nothing".into(),
             Path => format!("a path{or_empty}"),
             Address => format!("HOST:PORT{or_empty}"),
             Addresses => "a list of HOST:PORT".into(),
@@ -167,11 +202,13 @@ impl Key {
     /// Whether a text is fit for it.
     pub(super) fn fits(&self, text: &str) -> bool {
         let empty_allowed = self.default.is_empty();
-        let name_char = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         match self.allowed {
             Number(min, max) => text.parse::<u64>().is_ok_and(|n| (min..=max).contains(&n)),
             Switch => text.parse::<bool>().is_ok(),
-            Name => (1..=64).contains(&text.len()) && text.chars().all(name_char),
+            Name if text.is_empty() => empty_allowed,
+            Name => is_name(text),
+            Names => text.is_empty() || text.split(',').all(|one| is_name(one.trim())),
+            Version => text.is_empty() || text.parse::<super::Version>().is_ok(),
             Path if text.is_empty() => empty_allowed,
             Path => !text.chars().any(char::is_control),
             Address => {
@@ -188,6 +225,12 @@ impl Key {
             }
         }
     }
+}
+
+/// Whether a text is a name.
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=64).contains(&text.len()) && text.chars().all(fits)
 }
 
 /// Whether a text is `HOST:PORT`; an IPv6 address in brackets.

@@ -221,10 +221,10 @@ fn is_kind(key: &Key, value: &Value) -> bool {
             ValueKind::I64(_) | ValueKind::U64(_) | ValueKind::I128(_) | ValueKind::U128(_),
         )
         | (Allowed::Switch, ValueKind::Boolean(_)) => true,
-        (Allowed::Addresses, ValueKind::Array(each)) => {
+        (Allowed::Addresses | Allowed::Names, ValueKind::Array(each)) => {
             each.iter().all(|one| matches!(one.kind, ValueKind::String(_)))
         }
-        (Allowed::Number(..) | Allowed::Switch | Allowed::Addresses, _) => false,
+        (Allowed::Number(..) | Allowed::Switch | Allowed::Addresses | Allowed::Names, _) => false,
         (_, kind) => matches!(kind, ValueKind::String(_)),
     }
 }

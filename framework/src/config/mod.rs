@@ -28,6 +28,7 @@ pub mod keys;
 mod load;
 mod sections;
 mod sources;
+mod version;
 
 pub use error::{ConfigError, Problem};
 #[cfg(feature = "cli")]
@@ -37,3 +38,4 @@ pub use sections::{
     ClusterSection, Config, DiscoverySection, LogSection, NetSection, NodeSection, TimingSection,
     TlsSection,
 };
+pub use version::Version;

@@ -50,6 +50,16 @@ section! {
         number: u32,
         /// The folder with everything that it keeps.
         data_dir: PathBuf,
+        /// What it is for.
+        roles: Vec<String>,
+        /// Its zone; nodes that give none are in one zone together.
+        zone: String,
+        /// Its rack within the zone.
+        rack: String,
+        /// The version of the application.
+        version: String,
+        /// How much it carries beside others.
+        weight: u32,
     }
 }
 section! {
@@ -61,6 +71,14 @@ section! {
         shards: u16,
         /// On how many nodes a new cluster keeps each event.
         replication: u8,
+        /// How many groups may take in replicas at once.
+        moves: usize,
+        /// A node that is not reached for so long loses its replicas to others, in milliseconds.
+        replace_after_ms: u64,
+        /// How long a node that shuts down may hand its leaderships over, in milliseconds.
+        hand_over_ms: u64,
+        /// By how much more than its share a node must have before leaderships move for load.
+        load_margin_percent: u64,
     }
 }
 section! {

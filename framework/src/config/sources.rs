@@ -62,7 +62,7 @@ fn to_kind(key: &Key, text: &str, origin: &String) -> ValueKind {
     match key.allowed {
         Allowed::Number(..) => text.parse().map_or_else(|_| as_text(), ValueKind::U64),
         Allowed::Switch => text.parse().map_or_else(|_| as_text(), ValueKind::Boolean),
-        Allowed::Addresses => {
+        Allowed::Addresses | Allowed::Names => {
             let each = text.split(',').map(str::trim).filter(|one| !one.is_empty());
             ValueKind::Array(each.map(|one| Value::new(Some(origin), one)).collect())
         }

@@ -231,6 +231,7 @@ impl<E: EventSourced> Slot<E> {
         }
         self.load.fetch_add(1, Relaxed);
         shared.ledger.accept();
+        shared.load.count(self.shard, &self.id);
         inner.add(envelope);
         if matches!(inner.phase, Phase::Vacant) {
             self.kind.active.fetch_add(1, Relaxed);

@@ -129,7 +129,13 @@ fn config(world: &World, id: NodeId) -> Result<Config, ClusterError> {
     let (heartbeat, min, max) = world.plan.timing_ms;
     let set = |loader: Loader, (key, value): (&str, String)| loader.set(key, value);
     let seeds: Vec<_> = world.nodes.keys().map(|id| SimNetwork::address(*id)).collect();
+    let (zone, rack, weight) = &world.plan.sites[id.0 as usize - 1];
     let values = [
+        ("node.zone", zone.clone()),
+        ("node.rack", rack.clone()),
+        ("node.weight", weight.to_string()),
+        ("cluster.moves", world.plan.moves.to_string()),
+        ("cluster.replace_after_ms", world.plan.replace_after_ms.to_string()),
         ("node.number", id.0.to_string()),
         ("node.data_dir", "/data".into()),
         ("cluster.name", "simulated".into()),

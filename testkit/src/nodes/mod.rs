@@ -19,12 +19,15 @@
 //! | `wires` | a node's links |
 //! | `world`, `life` | the nodes; the life of a process |
 //! | `clients`, `errands`, `locks`, `transfers` | the load |
+//! | `health` | whether all members, groups and entities are as they should be |
+//! | `upkeep` | what operators do: draining, restarting, pausing |
 //! | `trouble` | what goes wrong |
 //! | `settle` | the end of a run |
 
 mod account;
 mod clients;
 mod errands;
+mod health;
 mod history;
 mod life;
 mod locks;
@@ -34,6 +37,7 @@ mod resource;
 mod settle;
 mod transfers;
 mod trouble;
+mod upkeep;
 mod wires;
 mod world;
 
@@ -84,8 +88,8 @@ async fn all(world: &Arc<World>) -> u64 {
     for id in world.nodes.keys().copied() {
         world.start(id, id == NodeId(1));
     }
-    settle::whole(world).await;
-    settle::all_serve(world).await;
+    health::whole(world).await;
+    health::all_serve(world).await;
     let mut tasks = JoinSet::new();
     for _ in 0..world.plan.clients {
         tasks.spawn(Client::new(world).run());
@@ -111,14 +115,16 @@ async fn all(world: &Arc<World>) -> u64 {
     if timeout(Duration::from_secs(30), ended).await.is_err() {
         world.violated("V: what was under way never ended");
     }
-    for step in 0..4 {
+    for step in 0..5 {
         if world.notes().violation.is_some() {
             return 0;
         }
         match step {
             0 => settle::serve_again(world).await,
-            1 => settle::whole(world).await,
+            1 => health::whole(world).await,
             2 => errands::settled(world).await,
+            3 if world.plan.rehearsal => upkeep::rehearse(world).await,
+            3 => upkeep::balanced(world).await,
             _ => match settle::compare(world).await {
                 Ok(checked) => return checked,
                 Err(what) => world.violated(what),

@@ -38,10 +38,20 @@ pub(crate) enum Trouble {
     Replace,
     /// A node leaves the cluster, and joins it again with an empty disk.
     Leave,
+    /// A node is drained for maintenance.
+    Maintain,
+    /// A node gives everything away for a while.
+    Decommission,
+    /// All nodes are drained and restarted, one after the other.
+    Rolling,
+    /// Nothing is moved for balance for a while.
+    Pause,
+    /// A node is away for so long that others get its replicas.
+    Away,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Trouble; 14] = [
+    pub(crate) const ALL: [Trouble; 19] = [
         Trouble::Crash,
         Trouble::Kill,
         Trouble::CrashMany,
@@ -56,6 +66,11 @@ impl Trouble {
         Trouble::Transfer,
         Trouble::Replace,
         Trouble::Leave,
+        Trouble::Maintain,
+        Trouble::Decommission,
+        Trouble::Rolling,
+        Trouble::Pause,
+        Trouble::Away,
     ];
 
     /// The name in the summary.
@@ -75,6 +90,11 @@ impl Trouble {
             Trouble::Transfer => "transfer",
             Trouble::Replace => "disk_replaced",
             Trouble::Leave => "leave",
+            Trouble::Maintain => "maintain",
+            Trouble::Decommission => "decommission",
+            Trouble::Rolling => "rolling",
+            Trouble::Pause => "pause",
+            Trouble::Away => "away",
         }
     }
 }
@@ -115,6 +135,14 @@ pub(crate) struct Plan {
     /// Bytes of an event beside its number, at most.
     pub(crate) padding: u64,
     pub(crate) settings: EntitySettings,
+    /// How long a node is away before others get its replicas.
+    pub(crate) replace_after_ms: u64,
+    /// How many groups may take in replicas at once.
+    pub(crate) moves: u64,
+    /// Zone, rack and weight of each node.
+    pub(crate) sites: Vec<(String, String, u64)>,
+    /// Whether a node is drained and stopped in quiet at the end.
+    pub(crate) rehearsal: bool,
 }
 
 impl Plan {
@@ -126,8 +154,9 @@ impl Plan {
         if troubles.is_empty() {
             troubles.push(Trouble::Cut);
         }
+        let nodes = [3, 3, 3, 4][rng.index(4)];
         Self {
-            nodes: [3, 3, 3, 4][rng.index(4)],
+            nodes,
             shards: 1 + rng.below(3) as u16,
             segment_bytes: (16 << 10) + 512 * rng.below(64),
             timing_ms: [(30, 100, 200), (50, 150, 300), (100, 300, 600)][rng.index(3)],
@@ -148,6 +177,10 @@ impl Plan {
             lease_ms: 300 + rng.below(1_700),
             errands: if wanted.is_empty() { rng.index(3) } else { 1 + rng.index(2) },
             remind_ms: 200 + rng.below(6_000),
+            replace_after_ms: if rng.chance(0.3) { 1_000 + rng.below(1_000) } else { 300_000 },
+            moves: 1 + rng.below(3),
+            sites: sites(rng, nodes),
+            rehearsal: rng.chance(0.4) || planted == Some(Planted::StaleView),
         }
     }
 }
@@ -159,6 +192,17 @@ fn net(rng: &mut Rng) -> NetConfig {
         window_bytes: if rng.chance(0.2) { 16 << 10 } else { 4 << 20 },
         ..NetConfig::default()
     }
+}
+
+/// Half of all clusters are all in one place.
+fn sites(rng: &mut Rng, nodes: u32) -> Vec<(String, String, u64)> {
+    let zones = if rng.chance(0.5) { 1 } else { 1 + rng.below(3) };
+    let one = |rng: &mut Rng| {
+        let (zone, rack) = (rng.below(zones), rng.below(zones));
+        let weight = if zones > 1 { [50, 100, 100, 300][rng.index(4)] } else { 100 };
+        (format!("zone-{zone}"), format!("rack-{rack}"), weight)
+    };
+    (0..nodes).map(|_| one(rng)).collect()
 }
 
 fn settings(rng: &mut Rng) -> EntitySettings {

@@ -31,11 +31,13 @@ pub enum Planted {
     DeliveryRepeated,
     /// An entity that has something to do is not put on the agenda.
     AgendaSkipped,
+    /// Shards are moved on what was reported long ago, whatever has become of them.
+    StaleView,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 13] = [
+    pub const ALL: [Planted; 14] = [
         Planted::AckBeforeFsync,
         Planted::PromiseForgotten,
         Planted::HandOverUnstopped,
@@ -49,6 +51,7 @@ impl Planted {
         Planted::RememberedForgotten,
         Planted::DeliveryRepeated,
         Planted::AgendaSkipped,
+        Planted::StaleView,
     ];
 
     /// The name on the command line.
@@ -58,6 +61,7 @@ impl Planted {
             Planted::AckBeforeFsync => "ack-before-fsync",
             Planted::PromiseForgotten => "promise-forgotten",
             Planted::HandOverUnstopped => "hand-over-unstopped",
+            Planted::StaleView => "stale-view",
             Planted::LockUnfenced => "lock-unfenced",
             Planted::LeaseByWallClock => "lease-by-wall-clock",
             Planted::LeaseNotGivenAnew => "lease-not-given-anew",
@@ -85,11 +89,14 @@ impl Planted {
 
     /// The troubles that bring it out. Other random ones come with them.
     pub(super) fn needs(self) -> &'static [Trouble] {
-        use Trouble::{Break, Crash, CrashMany, Cut, Freeze, Kill, LeaderAlone, Skew, Transfer};
+        use Trouble::{
+            Break, Crash, CrashMany, Cut, Freeze, Kill, LeaderAlone, Maintain, Skew, Transfer,
+        };
         match self {
             Planted::AckBeforeFsync => &[CrashMany, CrashMany, Crash],
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
+            Planted::StaleView => &[Maintain, Transfer, Transfer],
             Planted::LockUnfenced | Planted::LeaseNotGivenAnew => &[Transfer, Transfer, Kill],
             Planted::LeaseByWallClock => &[Skew, Skew, Skew],
             Planted::AcquireNotUndone => &[Cut, Freeze],
@@ -121,6 +128,7 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::RememberedForgotten) => Some(Framework::RememberedForgotten),
         Some(Planted::DeliveryRepeated) => Some(Framework::DeliveryRepeated),
         Some(Planted::AgendaSkipped) => Some(Framework::AgendaSkipped),
+        Some(Planted::StaleView) => Some(Framework::StaleView),
         Some(_) | None => None,
     });
 }

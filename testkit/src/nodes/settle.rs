@@ -1,25 +1,20 @@
 //! The end of a run: everything heals, everybody must serve again, and all that nodes hold is read and
 //! compared.
 
-use std::{future::IntoFuture, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use duractor::{AskError, Seq};
+use duractor::Seq;
 use duractor_journal::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    account::{All, Look},
-    clients::{failed, find},
-    life::worker,
+    account::All,
+    clients::find,
+    health::{SERVES_WITHIN, WHOLE_WITHIN, all_serve},
     transfers,
     world::World,
 };
 use crate::cluster::network::Stop;
-
-/// Invariant V: so long may an entity take until it answers again.
-const SERVES_WITHIN: Duration = Duration::from_secs(10);
-/// And so long the whole cluster, until each group has its replicas where they belong.
-const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Heals the world.
 pub(crate) fn heal(world: &Arc<World>) {
@@ -52,62 +47,6 @@ pub(crate) async fn serve_again(world: &Arc<World>) {
         world.start(id, false);
     }
     all_serve(world).await;
-}
-
-/// Waits until every account answers at every node, and every singleton runs.
-pub(crate) async fn all_serve(world: &Arc<World>) {
-    let until = Instant::now() + SERVES_WITHIN;
-    for id in world.nodes.keys().copied() {
-        for account in 0..world.plan.accounts {
-            let mut last = "it is not up".to_owned();
-            loop {
-                match look(world, id, account).await {
-                    Some(Ok(_)) => break,
-                    Some(Err(error)) => last = error.to_string(),
-                    None => {}
-                }
-                if Instant::now() > until {
-                    return world.violated(format!(
-                        "V: account {account} does not answer at node {id}: {last}"
-                    ));
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-    super::locks::all_free(world).await;
-    for n in 0..world.plan.singletons {
-        while world.resource.runs_in(&worker(n)).is_none() {
-            // One that fails may wait for up to 10 s until it starts again.
-            if Instant::now() > until + SERVES_WITHIN {
-                return world.violated(format!("V: {} does not run", worker(n)));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-async fn look(world: &World, id: NodeId, account: usize) -> Option<Result<(u64, u64), AskError>> {
-    let (process, host) = world.process(id)?;
-    let ask = find(world, &host, account)?.ask(Look).timeout(Duration::from_secs(1));
-    let looked = world.call(&process, Duration::from_secs(3), ask.into_future()).await?;
-    if let Err(error) = &looked {
-        failed(world, &process, error);
-    }
-    Some(looked)
-}
-
-/// Waits until all replicas are where they belong.
-pub(crate) async fn whole(world: &Arc<World>) {
-    let until = Instant::now() + WHOLE_WITHIN;
-    while !super::trouble::all_whole(world) {
-        if Instant::now() > until {
-            let status = world.processes().into_iter().filter_map(|process| process.up().cluster);
-            let status: Vec<_> = status.map(|cluster| cluster.status().problems).collect();
-            return world.violated(format!("V: the cluster is never whole: {status:?}"));
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Reads everything, at every node, and compares it with what clients saw. Returns how many calls were

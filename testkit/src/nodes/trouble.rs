@@ -1,16 +1,18 @@
 //! What goes wrong, one thing after the other; several last and overlap.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use duractor::cluster::{Cluster, Phase, status::MemberStatus};
-use duractor_journal::{Member, NodeId, Role, ShardId};
+use duractor_journal::{NodeId, Role, ShardId};
 use tokio::{sync::Mutex, time::sleep};
 
-use super::{Planted, plan::Trouble, world::World};
+use super::{
+    Planted,
+    health::{all_whole, ready},
+    plan::Trouble,
+    upkeep::{self, Job},
+    world::World,
+};
 use crate::{cluster::network::Stop, rng::Rng};
-
-/// So long a node that lost its disk, or leaves, may take.
-const MEMBERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Makes trouble until the load ends.
 pub(crate) async fn make(world: Arc<World>) {
@@ -65,6 +67,11 @@ fn one(world: &Arc<World>, trouble: Trouble, rng: &mut Rng, members: &Arc<Mutex<
         Trouble::Transfer => transfer(world, node, rng),
         Trouble::Replace => replace(world, node, members),
         Trouble::Leave => leave(world, node, members),
+        Trouble::Maintain => upkeep::begin(world, Job::Maintenance, node, rng, members),
+        Trouble::Decommission => upkeep::begin(world, Job::Decommission, node, rng, members),
+        Trouble::Rolling => upkeep::begin(world, Job::Rolling, node, rng, members),
+        Trouble::Pause => upkeep::begin(world, Job::Pause, node, rng, members),
+        Trouble::Away => upkeep::begin(world, Job::Away, node, rng, members),
     }
 }
 
@@ -225,49 +232,4 @@ async fn has_left(world: &Arc<World>, node: NodeId) -> bool {
     let left = world.call(&process, Duration::from_secs(10), cluster.leave()).await;
     world.say(55, || format!("node {node} leaves: {left:?}"));
     matches!(left, Some(Ok(())))
-}
-
-/// Whether every node is up, everybody who should be a member is one, and every group has all its
-/// replicas: only then can any disk be lost without anything that was acknowledged.
-pub(crate) fn all_whole(world: &World) -> bool {
-    let clusters = world.nodes.keys().map(|id| world.process(*id)?.0.up().cluster);
-    let Some(clusters) = clusters.collect::<Option<Vec<_>>>() else { return false };
-    let joined = |cluster: &Cluster| {
-        let status = cluster.status();
-        let settled = |member: &MemberStatus| member.phase == Phase::Joined && member.up;
-        let members = &status.members;
-        status.ready && members.len() == clusters.len() && members.iter().all(settled)
-    };
-    let present: BTreeSet<Member> = clusters.iter().map(Cluster::me).collect();
-    let copies = |cluster: &Cluster| clusters.len().min(cluster.status().replication.into());
-    let led = |shard| {
-        let leads = |cluster: &&Cluster| cluster.groups().group(shard).role == Role::Leader;
-        clusters.iter().filter(leads).max_by_key(|cluster| cluster.groups().group(shard).term)
-    };
-    let whole = |shard| {
-        led(shard).is_some_and(|leader| {
-            let group = leader.groups().group(shard);
-            let voters = &group.voters;
-            !group.changing && voters.len() == copies(leader) && voters.is_subset(&present)
-        })
-    };
-    clusters.iter().all(joined) && (0..world.plan.shards).map(ShardId).all(whole)
-}
-
-async fn ready(world: &Arc<World>, node: NodeId, else_: &str) {
-    let is_ready = || {
-        let cluster = world.process(node).and_then(|(process, _)| process.up().cluster);
-        cluster.is_some_and(|cluster| cluster.status().ready)
-    };
-    let until = tokio::time::Instant::now() + MEMBERS_WITHIN;
-    while !is_ready() {
-        if !world.is_ending() && tokio::time::Instant::now() > until {
-            // Troubles go on meanwhile: only the end of the run tells.
-            return world.say(56, || format!("{else_}, so far"));
-        }
-        sleep(ms(50)).await;
-        if world.is_ending() {
-            return;
-        }
-    }
 }
