@@ -3,7 +3,8 @@
 //!
 //! What is checked: no token is given twice, and later holders have higher ones; at no instant do more
 //! sessions believe to hold than may (**W**, by the lease); whoever is sure to hold a lock is not fenced
-//! off by another's token (**W**, at the resource); and in the end everything can be taken again (**V**).
+//! off by another's token (**W**, at the resource); a deadlock is found, and none where there is none; and in
+//! the end everything can be taken again (**V**).
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,8 @@ use crate::rng::Rng;
 
 /// So much longer than its own time a call may take.
 const LATER: Duration = Duration::from_secs(6);
+/// For so long somebody waits for a second lock: longer than clients may go on after the load.
+const NESTED: Duration = Duration::from_secs(60);
 /// Invariant V: so long it may take until everything can be taken again.
 const FREE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -32,6 +35,8 @@ const FREE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Locks {
     inner: Mutex<BTreeMap<String, One>>,
+    /// By token and number of the lock that is held: the lock that its holder waits for.
+    nested: Mutex<BTreeMap<(usize, u64), usize>>,
 }
 
 #[derive(Default)]
@@ -131,6 +136,26 @@ impl Locks {
         Ok(token >= highest)
     }
 
+    fn nested(&self) -> MutexGuard<'_, BTreeMap<(usize, u64), usize>> {
+        self.nested.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the holder of a lock, which waits for another, waits for itself in the end.
+    fn is_circle(&self, held: (usize, u64)) -> bool {
+        let nested = self.nested();
+        let Some(wanted) = nested.get(&held) else { return false };
+        let mut reached = std::collections::BTreeSet::from([*wanted]);
+        loop {
+            let next = nested.iter().filter(|((lock, _), _)| reached.contains(lock));
+            let next: Vec<_> = next.map(|(_, wanted)| *wanted).collect();
+            let before = reached.len();
+            reached.extend(next);
+            if reached.len() == before {
+                return reached.contains(&held.0);
+            }
+        }
+    }
+
     fn gone(&self, thing: Thing, token: u64) {
         if let Some(one) = self.lock().get_mut(&thing.name()) {
             one.holders.remove(&token);
@@ -162,10 +187,8 @@ impl Locker {
 
     async fn once(&mut self, process: &Process, host: &Node) {
         let thing = Thing::draw(&self.world, &mut self.rng);
-        let session = match self.rng.chance(0.3) {
-            true => host.open_session(options(&self.world)),
-            false => host.session().clone(),
-        };
+        let own = self.rng.chance(0.5).then(|| host.open_session(options(&self.world)));
+        let session = own.clone().unwrap_or_else(|| host.session().clone());
         let wait = Duration::from_millis(self.rng.below(2_500));
         let permits = 1 + self.rng.below(u64::from(thing.permits)) as u32;
         // Some give up earlier than they said: what they may have got must be given back.
@@ -173,7 +196,10 @@ impl Locker {
         let begun = self.world.tick();
         let taking = timeout(patience, thing.take(session, permits, wait));
         match self.world.call(process, patience + LATER, taking).await {
-            Some(Ok(Ok(guard))) => self.hold(process, thing, Arc::new(guard), begun).await,
+            Some(Ok(Ok(guard))) => {
+                let own = own.filter(|_| thing.permits == 1 && self.rng.chance(0.4));
+                self.hold(process, (thing, own), Arc::new(guard), begun).await;
+            }
             Some(Ok(Err(error))) => self.refused(process, thing, &error),
             Some(Err(_)) if patience < wait => self.world.count("locks_given_up"),
             Some(Err(_)) | None => {
@@ -185,13 +211,49 @@ impl Locker {
         }
     }
 
-    async fn hold(&mut self, process: &Process, thing: Thing, guard: Arc<Guard>, begun: Moment) {
+    /// A holder of a lock takes another one: where others do so, too, it may wait for itself, and is to
+    /// hear of it. Nothing else ends its wait before the run is over.
+    async fn another(&mut self, process: &Process, (thing, token): (Thing, u64), session: Session) {
+        let world = self.world.clone();
+        let number = (thing.number + 1) % world.plan.locks;
+        if number == thing.number {
+            return;
+        }
+        let (held, other) = ((thing.number, token), Thing { number, permits: 1 });
+        world.locks.nested().insert(held, number);
+        let taking = other.take(session, 1, NESTED);
+        let taken = world.call(process, NESTED + LATER, taking).await;
+        if let Some(Err(CoordinationError::Deadlock { cycle })) = &taken {
+            world.count("deadlocks");
+            world.say(63, || format!("{} at node {}: {cycle:?}", other.name(), process.node));
+            if !world.locks.is_circle(held) {
+                world.violated(format!("S: a deadlock was found where there is none: {cycle:?}"));
+            }
+        } else if let Some(Err(error)) = &taken {
+            self.refused(process, other, error);
+        }
+        // What a process that has died waited for, others may still see.
+        if taken.is_some() {
+            world.locks.nested().remove(&held);
+        }
+    }
+
+    async fn hold(
+        &mut self,
+        process: &Process,
+        (thing, own): (Thing, Option<Session>),
+        guard: Arc<Guard>,
+        begun: Moment,
+    ) {
         let (world, token, node) = (self.world.clone(), guard.token(), process.node);
         world.count("locks_taken");
         let text = || format!("{} at node {node}: token {token}", thing.name());
         world.say(60 ^ token << 8, text);
         let heard = (begun, world.tick());
         self.check(world.locks.given(thing, &guard, process.boot, heard));
+        if let Some(session) = own {
+            self.another(process, (thing, token), session).await;
+        }
         for _ in 0..self.rng.below(6) {
             let look = guard.is_held();
             let most = 1 << self.rng.below(10);
