@@ -59,7 +59,7 @@ pub(crate) struct Thing {
 impl Thing {
     fn draw(world: &World, rng: &mut Rng) -> Self {
         let number = rng.index(world.plan.locks);
-        Self { number, permits: if rng.chance(0.7) { 1 } else { 3 } }
+        Self { number, permits: if rng.chance(0.8) { 1 } else { 3 } }
     }
 
     fn name(self) -> String {
@@ -187,7 +187,7 @@ impl Locker {
 
     async fn once(&mut self, process: &Process, host: &Node) {
         let thing = Thing::draw(&self.world, &mut self.rng);
-        let own = self.rng.chance(0.5).then(|| host.open_session(options(&self.world)));
+        let own = self.rng.chance(0.6).then(|| host.open_session(options(&self.world)));
         let session = own.clone().unwrap_or_else(|| host.session().clone());
         let wait = Duration::from_millis(self.rng.below(2_500));
         let permits = 1 + self.rng.below(u64::from(thing.permits)) as u32;
@@ -197,7 +197,7 @@ impl Locker {
         let taking = timeout(patience, thing.take(session, permits, wait));
         match self.world.call(process, patience + LATER, taking).await {
             Some(Ok(Ok(guard))) => {
-                let own = own.filter(|_| thing.permits == 1 && self.rng.chance(0.4));
+                let own = own.filter(|_| thing.permits == 1 && self.rng.chance(0.7));
                 self.hold(process, (thing, own), Arc::new(guard), begun).await;
             }
             Some(Ok(Err(error))) => self.refused(process, thing, &error),

@@ -173,7 +173,7 @@ impl Plan {
             padding: if rng.chance(0.3) { 1_500 } else { 30 },
             settings: settings(rng),
             locks: 1 + rng.index(3),
-            lockers: if wanted.is_empty() { rng.index(5) } else { 2 + rng.index(3) },
+            lockers: if wanted.is_empty() { rng.index(6) } else { 2 + rng.index(3) },
             lease_ms: 300 + rng.below(1_700),
             errands: if wanted.is_empty() { rng.index(3) } else { 1 + rng.index(2) },
             remind_ms: 200 + rng.below(6_000),
