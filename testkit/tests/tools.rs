@@ -195,6 +195,30 @@ fn crash_sees_what_is_planted_in_three_nodes() {
 }
 
 #[test]
+fn crash_loses_and_makes_no_money() {
+    let results = results(CRASH, "--nodes 3 --scenario transfer --trials 3 --json");
+    assert_eq!((&results[0]["trials"], &results[0]["nodes"]), (&3.into(), &3.into()));
+    assert!(results[0]["acked"].as_u64() > Some(0), "{results:?}");
+    for field in ["lost", "duplicated", "other"] {
+        assert_eq!(results[0][field], 0, "{results:?}");
+    }
+}
+
+#[test]
+fn crash_sees_planted_transfers() {
+    for (plant, says) in [("lose", "is lost"), ("duplicate", "transfer")] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let line = format!("--nodes 3 --scenario transfer --trials 4 --plant {plant} --json");
+        let output = run(CRASH, dir.path(), &line);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(result["other"].as_u64() > Some(0), "{line}: {result}");
+        let notes = String::from_utf8_lossy(&output.stderr);
+        assert!(notes.contains(says), "{line}: {notes}");
+    }
+}
+
+#[test]
 fn crash_finds_nothing_to_complain_about() {
     for target in ["journal", "entity"] {
         let line = format!("--trials 3 --rounds 2 --target {target} --json");

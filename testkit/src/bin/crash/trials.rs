@@ -96,6 +96,7 @@ pub(crate) fn report(
             "duplicated": duplicated, "other": other, "seed": seed, "seconds": seconds,
         });
         if let Some(OfCluster { replicas_equal, faults, slowest_ms }) = cluster {
+            result["scenario"] = args.scenario.name().into();
             result["replicas_equal"] = (*replicas_equal).into();
             result["faults"] = serde_json::json!(faults);
             result["slowest_ms"] = (*slowest_ms).into();

@@ -1,6 +1,9 @@
 //! In the node: hosts purses on its journal, and carries out transactions over those of all nodes.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use duractor::{EntityRef, EntitySettings, RequestId, TookEffect, TransactionError};
 use duractor_testkit::{
@@ -11,8 +14,10 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::order::{Ended, Order};
-use crate::Failure;
+use crate::{Failure, cli::Plant};
 
+/// One transfer in so many is done wrong, where that is wanted.
+const PLANT_EVERY: u64 = 20;
 /// Events between two snapshots: few, so that purses recover from snapshots too.
 const SNAPSHOT_EVERY: u64 = 40;
 
@@ -20,6 +25,7 @@ const SNAPSHOT_EVERY: u64 = 40;
 #[derive(Default)]
 pub(crate) struct Host {
     entities: OnceCell<duractor::Node>,
+    transfers: AtomicU64,
 }
 
 impl Host {
@@ -29,7 +35,17 @@ impl Host {
         Ok(match order {
             Order::Transfer { number, parts, named, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms);
-                serde_json::to_value(transfer(entities, number, parts, named, timeout).await?)?
+                let planted = self.planted(node);
+                if planted == Some(Plant::Lose.name()) {
+                    return Ok(serde_json::to_value(Ended::Done)?);
+                }
+                let id = format!("transfer-{number}");
+                if planted == Some(Plant::Duplicate.name()) {
+                    let again = Some(format!("{id}-again"));
+                    transfer(entities, number, parts.clone(), again, timeout).await?;
+                }
+                let id = Some(id).filter(|_| named);
+                serde_json::to_value(transfer(entities, number, parts, id, timeout).await?)?
             }
             Order::Look { purses, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms);
@@ -40,6 +56,14 @@ impl Host {
                 serde_json::to_value(ask.timeout(Duration::from_millis(timeout_ms)).await?)?
             }
         })
+    }
+}
+
+impl Host {
+    /// What is to be done wrong this time.
+    fn planted<'a>(&self, node: &'a Node) -> Option<&'a str> {
+        let nth = self.transfers.fetch_add(1, Ordering::Relaxed);
+        node.config.plant.as_deref().filter(|_| nth % PLANT_EVERY == 7)
     }
 }
 
@@ -64,12 +88,12 @@ async fn transfer(
     entities: &duractor::Node,
     number: u64,
     parts: Parts,
-    named: bool,
+    id: Option<String>,
     timeout: Duration,
 ) -> Result<Ended, Failure> {
     let mut transaction = entities.transaction().timeout(timeout);
-    if named {
-        transaction = transaction.request_id(RequestId::new(&format!("transfer-{number}"))?);
+    if let Some(id) = id {
+        transaction = transaction.request_id(RequestId::new(&id)?);
     }
     for (purse, by) in parts {
         transaction.ask(&purse_of(entities, purse)?, Shift { transfer: number, by });

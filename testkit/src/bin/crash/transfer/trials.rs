@@ -99,6 +99,7 @@ impl Place {
         let by_chance = 64 << (2 * rng.below(4));
         setup.segment_bytes = Some(args.segment_kib.unwrap_or(by_chance) << 10);
         setup.fan_in = Some(2 + rng.index(3));
+        setup.plant = args.plant.map(|plant| plant.name().to_owned());
         let cluster = Cluster::start(setup).await?;
         let (book, purses) = (Book::default(), 3 + rng.index(6));
         let bank = Arc::new(Bank { cluster, book, purses });
