@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn each_violation_is_found() {
-        let cases: [(Book, [Vec<(u64, i64)>; 2], &str); 5] = [
+        type Held = [Vec<(u64, i64)>; 2];
+        let cases: [(Book, Held, &str); 5] = [
             (book(true, false), [vec![(0, -5)], vec![]], "too much"),
             (book(true, false), [vec![], vec![]], "is lost"),
             (book(true, false), [vec![(0, -5), (0, -5)], vec![(0, 5), (0, 5)]], "transfer 0 is"),
