@@ -185,7 +185,7 @@ impl<E: EventSourced> AnyKind for Kind<E> {
         let heat = |slot: Arc<Slot<E>>| (slot.usage.heat(now), slot.id.clone());
         let mut found: Vec<_> =
             self.all(|slot| slot.shard == shard).into_iter().map(heat).collect();
-        found.sort_by(|a, b| b.0.cmp(&a.0));
+        found.sort_by_key(|hot| std::cmp::Reverse(hot.0));
         found.truncate(n);
         found
     }

@@ -46,7 +46,7 @@ impl Entities {
         let millis = shared.millis(now);
         let hottest = kinds.iter().map(|kind| kind.hottest(shard, millis, MAX_READY));
         let mut hottest: Vec<_> = hottest.flatten().collect();
-        hottest.sort_by(|a, b| b.0.cmp(&a.0));
+        hottest.sort_by_key(|hot| std::cmp::Reverse(hot.0));
         let hottest: Vec<_> = hottest.into_iter().take(MAX_READY).map(|(_, id)| id).collect();
         if !hottest.is_empty() {
             router.ready(to, &hottest, now + READY).await;
