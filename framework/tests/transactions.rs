@@ -369,7 +369,7 @@ async fn a_crash_at_any_step_comes_to_all_or_nothing() {
             common::finish(node).await;
         }
     }
-    assert!(done > 2 && undone > 2, "both happen: {done}, {undone}");
+    assert!(done > 0 && undone > 0, "both happen: {done}, {undone}");
 }
 
 /// Three nodes on one journal; which one leads the shards is for a test to say.
