@@ -534,3 +534,32 @@ fn nothing_is_recorded_that_a_member_does_not_understand() {
     let steps = plan(&model.state, &model.view);
     assert!(steps.iter().all(|step| !matches!(step, Step::Record(_))), "{steps:?}");
 }
+
+/// Cause: a leader that had to leave its group gave it to a drained one, as the only voter that stays, and
+/// that one gave it back. Consequence: the leadership went to and fro, and the others never got their
+/// votes. Fix: it waits for those, unless all that stay are drained.
+#[test]
+fn leadership_does_not_go_to_and_fro_between_who_leaves_and_who_is_drained() {
+    use Happening::{Down, Drain, Join, Replace, Steps};
+    let mut model = Model::new();
+    for what in [
+        Join(7),
+        Replace(1),
+        Join(1),
+        Replace(1),
+        Join(6),
+        Steps(4),
+        Drain(7, false),
+        Join(4),
+        Join(2),
+        Down(6),
+        Replace(6),
+        Join(1),
+    ] {
+        happen(&mut model, &what);
+    }
+    let all = [Phase::Joined, Phase::Joining, Phase::Leaving];
+    let present: Vec<_> = model.state.in_phase(&all).collect();
+    present.into_iter().for_each(|member| model.set_up(member, true));
+    model.settle();
+}

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(agenda_of(ShardId(3), 12).unwrap().to_string(), AGENDA_3_OF_12);
     }
 
-    const AGENDA_3_OF_12: &str = "duractor.agenda/3-0";
+    const AGENDA_3_OF_12: &str = "duractor.agenda/3-1";
 
     #[test]
     fn events_keep_their_bytes() {

@@ -76,19 +76,24 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// What one group needs.
     fn step(&mut self, group: &GroupReport, place: &Place) -> Option<Step> {
-        let drained = self.state.drained(group.leader).is_some();
-        let able = |member: &Member| self.view.can_lead(self.state, group, *member);
-        if drained && group.voters.iter().any(able) {
-            let to = self.successor(group, &group.voters, place)?;
-            return self.transfer(group, to);
-        }
         let sharing = self.state.sharing();
         let desired: BTreeSet<Member> =
             place.voters.iter().filter_map(|node| sharing.get(node).copied()).collect();
         let target = self.target(group, &desired, place.voters.len());
+        let drained = |member: &Member| self.state.drained(*member).is_some();
+        let able = |member: &Member| self.view.can_lead(self.state, group, *member);
+        // Where all that belong there are drained, one of them leads in the end.
+        let hopeful = !target.iter().all(drained);
+        if drained(&group.leader) && hopeful && group.voters.iter().any(able) {
+            let to = self.successor(group, &group.voters, place)?;
+            return self.transfer(group, to);
+        }
         if !target.contains(&group.leader) {
-            // It hands over before it is taken out, so that the group is never without a leader.
-            if let Some(to) = self.successor(group, &target, place) {
+            // It hands over before it is taken out, so that the group is never without a leader; and not to
+            // one that is drained, which would give it back.
+            if (!hopeful || target.iter().any(able))
+                && let Some(to) = self.successor(group, &target, place)
+            {
                 return self.transfer(group, to);
             }
             let mut both = target.clone();
