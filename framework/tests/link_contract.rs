@@ -6,11 +6,13 @@ mod link_kit;
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use duractor::link::{DataLane, Links};
+use duractor::link::{DataLane, LinkConfig, LinkError, Links};
 use duractor_journal::{Transport, transport::contract::Provider};
 use link_kit::{Proxy, Site};
 
@@ -28,6 +30,19 @@ impl Nodes {
     }
 }
 
+/// A restarted node listens where it did: another process's connection may go out from that port just then.
+async fn listening(config: LinkConfig) -> Arc<Links> {
+    loop {
+        match Links::start(config.clone()).await {
+            Ok(links) => return links,
+            Err(LinkError::Listen { error, .. }) if error.kind() == ErrorKind::AddrInUse => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 impl Provider for Nodes {
     async fn start(&self, node: u32) -> Arc<dyn Transport> {
         let mut config = self.site.config(node);
@@ -38,7 +53,7 @@ impl Provider for Nodes {
         if let Some((address, _)) = &before {
             config.listen = *address;
         }
-        let links = Links::start(config).await.unwrap();
+        let links = listening(config).await;
         let proxy = match before {
             Some((_, proxy)) => proxy,
             None => Proxy::start(links.address()).await,
