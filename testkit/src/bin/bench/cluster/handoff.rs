@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     start::{setup, start_with},
-    whole::{Callers, Order, Saw},
+    whole::{Callers, Order, Saw, now_us},
 };
 use crate::{
     cli::Handoff,
@@ -40,23 +40,23 @@ pub(crate) async fn run(run: &Run, args: &Handoff) -> Result<(), Failure> {
         ask(&cluster, node, &Order::Start(load)).await?;
     }
     let bar = run.progress("handoff", Some(args.moves as u64));
-    let mut gaps = Vec::new();
-    let (mut total, mut seconds) = (Saw::default(), 0.0);
     // Once to get warm, and to see how long gaps are that nobody made.
     sleep(2 * QUIET).await;
     look(&cluster).await?;
+    let began = now_us();
     sleep(2 * QUIET).await;
+    let ended = now_us();
     let quiet = look(&cluster).await?;
-    while gaps.len() < args.moves {
+    let quiet_gaps: Vec<_> = gaps(&quiet, began, ended).into_values().collect();
+    let mut moves = Moves::default();
+    while moves.gaps.len() < args.moves {
         for node in cluster.nodes() {
-            let began = tokio::time::Instant::now();
+            let began = now_us();
             let moved = empty(&cluster, node).await?;
             sleep(QUIET).await;
-            let saw = look(&cluster).await?;
-            seconds += began.elapsed().as_secs_f64();
+            let ended = now_us();
             bar.inc(moved.len() as u64);
-            gaps.extend(moved.iter().filter_map(|shard| saw.gaps_us.get(shard).copied()));
-            add(&mut total, saw);
+            moves.add(&moved, look(&cluster).await?, (began, ended));
         }
     }
     bar.finish_and_clear();
@@ -66,29 +66,51 @@ pub(crate) async fn run(run: &Run, args: &Handoff) -> Result<(), Failure> {
     cluster.shutdown().await?;
     std::fs::remove_dir_all(&dir)?;
     let probe = before.and(run.probes(args.event_bytes, 3).await?);
-    let asks_per_s = total.answers as f64 / seconds;
+    let asks_per_s = moves.answers as f64 / moves.seconds;
     let times = |gaps: &[u64]| gaps.iter().map(|us| Duration::from_micros(*us)).collect::<Vec<_>>();
     let row = Row::new("handoff")
         .with("nodes", 3)
         .with("shards", args.groups.shards)
         .with("tls", !args.groups.insecure)
         .with("callers", 3 * args.callers)
-        .with("moves", gaps.len());
-    let longest = gaps.iter().copied().max().unwrap_or(0).max(total.worst_us);
-    let quiet_gaps: Vec<_> = quiet.gaps_us.values().copied().collect();
+        .with("moves", moves.gaps.len());
+    let longest = moves.gaps.iter().copied().max().unwrap_or(0).max(moves.worst_us);
     let row = row
-        .quantiles("gap_", &mut times(&gaps), &[("p50", 0.5), ("p99", 0.99)])
+        .quantiles("gap_", &mut times(&moves.gaps), &[("p50", 0.5), ("p99", 0.99)])
         .number("worst_ms", longest as f64 / 1e3)
-        .with("errors", total.errors)
+        .with("errors", moves.errors)
         .quantiles("quiet_gap_", &mut times(&quiet_gaps), &[("worst", 1.0)])
         .number("quiet_worst_ms", quiet.worst_us as f64 / 1e3)
         .number("asks_per_s", asks_per_s);
-    let row = match total.error {
+    let row = match moves.error {
         Some(error) => row.with("error", error),
         None => row,
     };
     run.print(row, asks_per_s, probe)?;
     Ok(())
+}
+
+/// What came of all moves.
+#[derive(Default)]
+struct Moves {
+    gaps: Vec<u64>,
+    worst_us: u64,
+    answers: usize,
+    errors: u64,
+    error: Option<String>,
+    seconds: f64,
+}
+
+impl Moves {
+    fn add(&mut self, moved: &[u16], saw: Saw, (began, ended): (u64, u64)) {
+        let gaps = gaps(&saw, began, ended);
+        self.gaps.extend(moved.iter().filter_map(|shard| gaps.get(shard)));
+        self.worst_us = self.worst_us.max(saw.worst_us);
+        self.answers += saw.answers_us.values().map(Vec::len).sum::<usize>();
+        self.errors += saw.errors;
+        self.error = self.error.take().or(saw.error);
+        self.seconds += (ended - began) as f64 / 1e6;
+    }
 }
 
 /// Hands over all that a node leads, one group after the other, to the other two in turns.
@@ -105,35 +127,32 @@ async fn empty(cluster: &Arc<Cluster>, node: u32) -> Result<Vec<u16>, Failure> {
     Ok(led)
 }
 
-/// What the callers of all nodes saw. The time in which nobody had an answer of a shard is at most the
-/// shortest of those of the nodes.
+/// What the callers of all nodes saw.
 async fn look(cluster: &Arc<Cluster>) -> Result<Saw, Failure> {
-    let mut all: Option<Saw> = None;
+    let mut all = Saw::default();
     for node in cluster.nodes() {
-        let mut saw = ask(cluster, node, &Order::Look).await?;
-        if let Some(known) = &mut all {
-            let gaps = std::mem::take(&mut saw.gaps_us);
-            known.gaps_us = shorter(std::mem::take(&mut known.gaps_us), &gaps);
-            add(known, saw);
-        } else {
-            all = Some(saw);
+        let saw = ask(cluster, node, &Order::Look).await?;
+        all.worst_us = all.worst_us.max(saw.worst_us);
+        all.errors += saw.errors;
+        all.error = all.error.or(saw.error);
+        for (shard, answers) in saw.answers_us {
+            all.answers_us.entry(shard).or_default().extend(answers);
         }
     }
-    Ok(all.unwrap_or_default())
+    Ok(all)
 }
 
-fn shorter(mut gaps: BTreeMap<u16, u64>, others: &BTreeMap<u16, u64>) -> BTreeMap<u16, u64> {
-    for (shard, gap) in others {
-        gaps.entry(*shard).and_modify(|known| *known = (*known).min(*gap)).or_insert(*gap);
-    }
-    gaps
-}
-
-fn add(total: &mut Saw, saw: Saw) {
-    total.worst_us = total.worst_us.max(saw.worst_us);
-    total.answers += saw.answers;
-    total.errors += saw.errors;
-    total.error = total.error.take().or(saw.error);
+/// For each shard the longest time without an answer to anybody, in microseconds.
+fn gaps(saw: &Saw, began_us: u64, ended_us: u64) -> BTreeMap<u16, u64> {
+    let longest = |(shard, answers): (&u16, &Vec<u64>)| {
+        let mut times: Vec<_> =
+            answers.iter().copied().filter(|at| (began_us..ended_us).contains(at)).collect();
+        times.extend([began_us, ended_us]);
+        times.sort_unstable();
+        let gap = times.windows(2).map(|pair| pair[1] - pair[0]).max();
+        (*shard, gap.unwrap_or_default())
+    };
+    saw.answers_us.iter().map(longest).collect()
 }
 
 async fn ask(cluster: &Cluster, node: u32, order: &Order) -> Result<Saw, Failure> {

@@ -51,11 +51,10 @@ pub(crate) struct Callers {
 /// What callers saw.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Saw {
-    /// For each shard the longest time without an answer, in microseconds.
-    pub gaps_us: BTreeMap<u16, u64>,
+    /// For each shard when answers came, in microseconds of the machine's clock.
+    pub answers_us: BTreeMap<u16, Vec<u64>>,
     /// The longest call, in microseconds.
     pub worst_us: u64,
-    pub answers: u64,
     pub errors: u64,
     /// One of the errors.
     pub error: Option<String>,
@@ -68,47 +67,26 @@ pub(crate) async fn run(config: &str) -> Result<(), Failure> {
 
 #[derive(Default)]
 struct Hosted {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Saw>>,
     callers: Mutex<JoinSet<()>>,
 }
 
-#[derive(Default)]
-struct Seen {
-    /// When each shard answered last.
-    last: BTreeMap<u16, Instant>,
-    saw: Saw,
-}
-
-impl Seen {
-    fn answered(&mut self, shard: u16, began: Instant, now: Instant) {
-        let last = self.last.insert(shard, now).unwrap_or(began);
-        self.gap(shard, now - last);
-        self.saw.worst_us = self.saw.worst_us.max(micros(now - began));
-        self.saw.answers += 1;
+impl Saw {
+    fn answered(&mut self, shard: u16, took: Duration) {
+        self.answers_us.entry(shard).or_default().push(now_us());
+        self.worst_us = self.worst_us.max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
     fn failed(&mut self, error: String) {
-        self.saw.errors += 1;
-        self.saw.error = Some(error);
-    }
-
-    fn gap(&mut self, shard: u16, gap: Duration) {
-        let longest = self.saw.gaps_us.entry(shard).or_default();
-        *longest = micros(gap).max(*longest);
-    }
-
-    /// What was seen, gaps that go on included. What comes next counts from here.
-    fn take(&mut self) -> Saw {
-        let now = Instant::now();
-        let open: Vec<_> = self.last.iter().map(|(shard, last)| (*shard, now - *last)).collect();
-        open.into_iter().for_each(|(shard, gap)| self.gap(shard, gap));
-        self.last.values_mut().for_each(|last| *last = now);
-        std::mem::take(&mut self.saw)
+        self.errors += 1;
+        self.error = Some(error);
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// The time since the machine started, by a clock that all its processes share.
+pub(crate) fn now_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,10 +109,10 @@ impl Application for Hosted {
                     self.start(&node, &callers)?;
                     Saw::default()
                 }
-                Order::Look => lock(&self.seen).take(),
+                Order::Look => std::mem::take(&mut *lock(&self.seen)),
                 Order::Stop => {
                     lock(&self.callers).abort_all();
-                    lock(&self.seen).take()
+                    std::mem::take(&mut *lock(&self.seen))
                 }
             };
             Ok(serde_json::to_value(saw)?)
@@ -162,7 +140,7 @@ impl Hosted {
                     let mut seen = lock(&seen);
                     match answer {
                         Ok(_) => {
-                            seen.answered(entity.id().shard(shards).0, began, Instant::now());
+                            seen.answered(entity.id().shard(shards).0, began.elapsed());
                         }
                         Err(error) => seen.failed(error.to_string()),
                     }
