@@ -49,16 +49,18 @@ impl Handle<Add> for Counter {
     loop {
         // With a request id it is safe to ask again, whatever became of it: it counts once.
         match counter.ask(Add(1)).request_id(RequestId::new(&format!("{run:x}-{turn}"))?).await {
-            Ok(total) => {
-                let (runs, groups) = (counter.owner().unwrap_or(me), cluster.status().groups);
-                let kept = groups.iter().map(|group| group.voters.len()).min().unwrap_or(0);
-                println!("{total}: counted by node {me}, run by node {runs}, kept on {kept} nodes");
-                turn += 1;
-            }
+            Ok(total) => { turn += 1; println!("{total}: counted by node {me}, {}", seen(&counter, &cluster)) }
             Err(error) => eprintln!("node {me} asks again: {error}"),
         }
         select! { biased; _ = &mut stop => break, () = sleep(Duration::from_millis(500)) => {} }
     }
     node.shutdown().await;
     Ok(cluster.shutdown().await)
+}
+
+// Which node runs the counter, and on how many at least everything is kept.
+fn seen(counter: &EntityRef<Counter>, cluster: &Cluster) -> String {
+    let (run_by, groups) = (counter.owner().unwrap_or(cluster.me().node), cluster.status().groups);
+    let kept = groups.iter().map(|group| group.voters.len()).min().unwrap_or(0);
+    format!("run by node {run_by}, kept on {kept} nodes")
 }

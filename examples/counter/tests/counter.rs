@@ -169,12 +169,13 @@ fn the_check_finds_what_is_missing_and_what_is_there_twice() {
     assert_eq!(faults(vec![3, 1, 2, 2]), (0, 1));
 }
 
-/// The entity and the cluster around it are no more than this.
+/// The entity and the cluster around it are no more than this; what is printed comes after them.
 #[test]
 fn it_is_short() {
     let source = include_str!("../src/main.rs");
     let no_code = |line: &&str| line.is_empty() || line.starts_with("//") || line.starts_with("#!");
+    let (source, _) = source.split_once("// Which node").unwrap();
     let lines = source.lines().map(str::trim).filter(|line| !no_code(line));
     let lines: Vec<_> = lines.filter(|line| !line.starts_with("use ")).collect();
-    assert!(lines.len() <= 36, "{} lines", lines.len());
+    assert!(lines.len() <= 33, "{} lines", lines.len());
 }
