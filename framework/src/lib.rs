@@ -107,6 +107,7 @@
 //! route                     commands on their way to other nodes, and from them
 //! core/                     decisions: state, pipeline, dedup window; no actors, no clock, no journal
 //! shared, slot, kind        where commands wait; which entities are in memory
+//! shadow                    states of entities that run elsewhere, from this node's replica
 //! lifecycle/                the actor: permit, snapshot, replay, running, persisting, stopping
 //! shard                     the actors above: spawning, supervising, sweeping
 //! entity_ref, parts, singleton         the ways in
