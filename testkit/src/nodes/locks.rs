@@ -192,7 +192,8 @@ impl Locker {
         let wait = Duration::from_millis(self.rng.below(2_500));
         let permits = 1 + self.rng.below(u64::from(thing.permits)) as u32;
         // Some give up earlier than they said: what they may have got must be given back.
-        let patience = if self.rng.chance(0.2) { wait / 2 } else { wait + LATER };
+        let gives_up = self.rng.chance(0.2);
+        let patience = if gives_up { wait / 2 } else { wait + LATER };
         let begun = self.world.tick();
         let taking = timeout(patience, thing.take(session, permits, wait));
         match self.world.call(process, patience + LATER, taking).await {
@@ -201,7 +202,7 @@ impl Locker {
                 self.hold(process, (thing, own), Arc::new(guard), begun).await;
             }
             Some(Ok(Err(error))) => self.refused(process, thing, &error),
-            Some(Err(_)) if patience < wait => self.world.count("locks_given_up"),
+            Some(Err(_)) if gives_up => self.world.count("locks_given_up"),
             Some(Err(_)) | None => {
                 if !process.is_dead() {
                     let name = thing.name();
