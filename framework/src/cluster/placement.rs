@@ -6,7 +6,7 @@
 //! release would move every replica.
 //!
 //! Zones are chosen first, then racks within each zone, then nodes within each rack, each time in the
-//! same way ([`spread`](super::spread)). A node's share follows from its weight beside those in its
+//! same way (`spread.rs`). A node's share follows from its weight beside those in its
 //! rack. Where nobody gives a zone, a rack or a weight, there is one zone with one rack and all nodes
 //! in it are alike.
 
