@@ -43,3 +43,12 @@ fn every_planted_bug_is_found() {
         assert!(found.is_some(), "{bug:?} was not found");
     }
 }
+
+/// Cause: a question to a lock waited in its queue for up to 60 s, and one that was sent while a link broke
+/// and came up again was lost without a word to its caller. Consequence: a session that waited for a lock
+/// waited on for a minute when it was free. Fix: it asks again every 5 s, which keeps its place.
+#[test]
+fn a_lost_question_to_a_lock_is_asked_again() {
+    let report = nodes::run(711_236, None, false);
+    assert_eq!(report.violation, None);
+}

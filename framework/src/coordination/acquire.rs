@@ -16,8 +16,9 @@ use super::{
 use crate::{AskError, RequestId, entity_ref::EntityRef, error::NodeError};
 
 /// One question to an entity waits for so long in its queue; who waits longer asks again, and keeps its
-/// place.
-const LEG: Duration = Duration::from_secs(60);
+/// place. Not longer: a question can be lost in the moment in which a link breaks and comes up again, and
+/// nobody tells its caller.
+const LEG: Duration = Duration::from_secs(5);
 /// So long an answer may take where nobody waits for others.
 const ANSWER: Duration = Duration::from_secs(5);
 
