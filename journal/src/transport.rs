@@ -206,6 +206,13 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Who can be reached now, in order.
     fn peers(&self) -> Vec<Member>;
+
+    /// How likely it is that a peer that is still linked is gone: 10^-phi is the probability that it is
+    /// silent for so long by chance. `None` where there is no link, or nothing is measured.
+    fn phi(&self, peer: Member) -> Option<f64> {
+        let _ = peer;
+        None
+    }
 }
 
 /// The transport of a node alone: it reaches nobody.

@@ -378,6 +378,14 @@ impl LogJournal {
         self.log.verify().await
     }
 
+    /// How long what is to be written waits until it is durable on this node's disk, in milliseconds:
+    /// for how long something waits now, or how long it took in the last 10 s, smoothed, whichever is
+    /// longer. 0 where nothing was written.
+    #[must_use]
+    pub fn delay_ms(&self) -> u64 {
+        self.log.delay_ms()
+    }
+
     /// How many sealed files and segments the log has, and how many bytes they take.
     #[must_use]
     pub fn usage(&self) -> LogUsage {

@@ -81,6 +81,7 @@ impl GroupLog {
         }
         let bytes = entries.iter().map(Entry::bytes).sum();
         self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.pace.begins();
         self.send(Task::Append { shard: self.group.shard, entries, bytes, done });
     }
 

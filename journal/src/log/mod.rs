@@ -29,6 +29,7 @@ pub(crate) mod live;
 
 pub(crate) mod files;
 pub(crate) mod options;
+mod pace;
 pub(crate) mod policy;
 pub(crate) mod read;
 pub(crate) mod seal;

@@ -184,6 +184,11 @@ impl NodeLog {
         self.shared.env.offload(job).await.unwrap_or(Err(JournalError::Closed))
     }
 
+    /// See [`LogJournal::delay_ms`](crate::LogJournal::delay_ms).
+    pub(crate) fn delay_ms(&self) -> u64 {
+        self.shared.pace.delay_ms()
+    }
+
     /// How many sealed files and segments the log has, and how many bytes they take.
     pub(crate) fn usage(&self) -> LogUsage {
         let set = self.shared.files.now();

@@ -21,6 +21,7 @@ use super::{
     intake::Staged as StagedCheckpoint,
     live::Live,
     options::LogConfig,
+    pace::Pace,
 };
 use crate::{disk::DiskLock, env::Env, error::JournalError, id::ShardId};
 
@@ -81,6 +82,7 @@ pub(crate) struct Shared {
     /// Bytes of entries in memory.
     pub recent_bytes: AtomicUsize,
     pub room: Room,
+    pub pace: Pace,
     /// Wakes the maintenance worker.
     pub work: Notify,
     /// Woken when a segment was sealed, or could not be.
@@ -133,6 +135,7 @@ impl Shared {
             queued_bytes: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),
             room: Room::default(),
+            pace: Pace::default(),
             work: Notify::new(),
             sealed_one: Notify::new(),
             ended: Notify::new(),

@@ -386,6 +386,7 @@ impl Writer {
         for what in &mut staged {
             self.publish(what);
         }
+        self.shared.pace.ends(|| self.shared.queued_bytes.load(Ordering::Relaxed) > 0);
         for what in staged.drain(..) {
             match what {
                 Staged::Entries { done: Some(done), .. }
