@@ -10,8 +10,9 @@ use super::{
     error::CoordinationError,
     ids::SessionId,
     permits::{Acquire, Acquired, Flavor, Holding, Locks, Look, MAX_WAITERS, Permits},
-    session::{GiveBack, Session, Wanted},
+    session::Session,
     side::MAX_TICKETS,
+    wanted::{GiveBack, Wanted},
 };
 use crate::{AskError, RequestId, entity_ref::EntityRef, error::NodeError};
 

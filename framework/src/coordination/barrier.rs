@@ -15,8 +15,9 @@ use super::{
     ids::Ticket,
     lease::{Standing, Tenancy},
     permits::ticket,
-    session::{GiveBack, Session, Wanted},
+    session::Session,
     side::MAX_TICKETS,
+    wanted::{GiveBack, Wanted},
     warden::Warden,
 };
 use crate::{

@@ -56,7 +56,7 @@ pub(super) async fn found(
     let mut first: Option<(Vec<Step>, Instant)> = None;
     loop {
         let seen = first.as_ref().map(|(_, end)| *end);
-        let circle = look(session, lock, seen).await;
+        let circle = look(session, lock, ticket, seen).await;
         match (circle, &first) {
             (None, _) => first = None,
             (Some(circle), Some((steps, _))) if circle.steps == *steps => {
@@ -85,8 +85,9 @@ fn is_youngest(steps: &[Step], me: (u64, SessionId, u64)) -> bool {
     waits.into_iter().all(|other| other <= me)
 }
 
-/// Follows holders from a lock, as long as they wait for others, until it comes back to the session.
-async fn look(session: &Inner, lock: &str, seen: Option<Instant>) -> Option<Circle> {
+/// Follows holders from a lock that is waited for by `mine`, as long as they wait for others, until it
+/// comes back to the session.
+async fn look(session: &Inner, lock: &str, mine: Ticket, seen: Option<Instant>) -> Option<Circle> {
     let mut way = Circle { steps: Vec::new(), fresh: seen.is_some() };
     let mut known = BTreeSet::new();
     let mut lock = lock.to_owned();
@@ -97,6 +98,9 @@ async fn look(session: &Inner, lock: &str, seen: Option<Instant>) -> Option<Circ
         let Blocker { ticket, label, waits, age_ms } = blocker;
         let mut step = Step { lock, holder: ticket, label, wait: None };
         if ticket.session == session.id {
+            if !closes(ticket, mine, session.wants(entity.id(), ticket)) {
+                return None;
+            }
             way.steps.push(step);
             return Some(way);
         }
@@ -114,6 +118,13 @@ async fn look(session: &Inner, lock: &str, seen: Option<Instant>) -> Option<Circ
     None
 }
 
+/// Whether the session, which waits by `mine`, waits for itself where it is the holder.
+fn closes(holder: Ticket, mine: Ticket, wanted: bool) -> bool {
+    // What it waits for it may hold already: the answer is on its way, or was lost. And what it does not want
+    // any more is on its way back, or ends with its lease.
+    holder != mine && wanted
+}
+
 fn is_lock((kind, ..): &Waits) -> bool {
     kind == Locks::KIND
 }
@@ -121,6 +132,17 @@ fn is_lock((kind, ..): &Waits) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Cause: a lock's answer was lost, or it was held by a ticket that had been given up. Consequence: the
+    /// session, which asked again, found itself as the holder, and took that for a deadlock. Found by the
+    /// simulation of whole nodes.
+    #[test]
+    fn a_session_waits_for_itself_only_by_what_it_holds_and_wants() {
+        let ticket = |number| Ticket { session: SessionId(5), era: 0, number };
+        assert!(closes(ticket(1), ticket(2), true));
+        assert!(!closes(ticket(2), ticket(2), true), "its own answer is on its way");
+        assert!(!closes(ticket(1), ticket(2), false), "given up");
+    }
 
     #[test]
     fn the_one_that_began_to_wait_last_gives_up() {

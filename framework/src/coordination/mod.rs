@@ -21,7 +21,9 @@
 //! | `permits`, `leases` | the entities |
 //! | `side` | a session's side: what it may believe. Pure |
 //! | `error` | what can go wrong |
-//! | `session` | what holds, renews, and gives back |
+//! | `options` | how a session is set up |
+//! | `session` | what holds, and renews |
+//! | `wanted` | its tickets, and giving them back |
 //! | `deadlock` | sessions that wait for each other |
 //! | `acquire` | taking permits; the guard |
 //! | `lock`, `semaphore` | the ways in |
@@ -36,6 +38,7 @@ mod ids;
 mod lease;
 mod leases;
 mod lock;
+mod options;
 mod permits;
 mod semaphore;
 mod session;
@@ -43,6 +46,7 @@ mod sessions;
 mod side;
 #[cfg(test)]
 mod tests;
+mod wanted;
 mod warden;
 
 pub use acquire::{Guard, HolderInfo};
@@ -50,9 +54,10 @@ pub use barrier::{Barrier, MAX_PARTIES};
 pub use error::CoordinationError;
 pub use ids::SessionId;
 pub use lock::Lock;
+pub use options::SessionOptions;
 pub use permits::MAX_PERMITS;
 pub use semaphore::Semaphore;
-pub use session::{Session, SessionOptions};
+pub use session::Session;
 
 pub(crate) use barrier::Barriers;
 pub(crate) use leases::Leases;

@@ -13,7 +13,6 @@ use std::{
 };
 
 use duractor_journal::{EntityId, ShardId};
-use futures_util::future::BoxFuture;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until},
@@ -23,8 +22,9 @@ use super::{
     error::CoordinationError,
     ids::{SessionId, Ticket},
     lease::MAX_SESSIONS,
-    leases::{End, Leases, MAX_TTL, Renew, Standing},
-    permits::{Release, Waits},
+    leases::{End, Leases, Renew, Standing},
+    options::SessionOptions,
+    permits::Waits,
     side::Side,
 };
 use crate::{
@@ -36,63 +36,10 @@ use crate::{
     task::until,
 };
 
-/// A lease unless a session says otherwise.
-const TTL: Duration = Duration::from_secs(10);
-/// The shortest lease.
-const TTL_MIN: Duration = Duration::from_millis(300);
-/// The longest label, in bytes.
-const MAX_LABEL: usize = 200;
 /// One try to renew, or to give something back.
-const TRY: Duration = Duration::from_secs(1);
+pub(super) const TRY: Duration = Duration::from_secs(1);
 /// Between two tries that failed.
-const PAUSE: Duration = Duration::from_millis(30);
-
-/// How a session is set up.
-#[derive(Debug, Clone)]
-pub struct SessionOptions {
-    ttl: Duration,
-    label: String,
-    deadlocks: Option<bool>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self { ttl: TTL, label: String::new(), deadlocks: None }
-    }
-}
-
-impl SessionOptions {
-    /// How long what the session holds stays its own when nothing is heard of it: 10 seconds unless
-    /// set, at least 300 ms and at most an hour. Short: a dead holder is replaced soon. Long: failovers
-    /// and pauses are survived. It should be some times longer than a failover (about a second).
-    #[must_use]
-    pub fn ttl(self, ttl: Duration) -> Self {
-        Self { ttl: ttl.clamp(TTL_MIN, MAX_TTL), ..self }
-    }
-
-    /// What others see of the session where it holds something: at most 200 bytes, the rest is cut.
-    #[must_use]
-    pub fn label(self, label: impl Into<String>) -> Self {
-        let mut label = label.into();
-        let end = (0..=MAX_LABEL.min(label.len())).rev().find(|at| label.is_char_boundary(*at));
-        label.truncate(end.unwrap_or(0));
-        Self { label, ..self }
-    }
-
-    /// Whether deadlocks are looked for in which the session is. Only for a session that one sequence of
-    /// work uses: of several tasks in one session, one may wait while another goes on and releases, and
-    /// what looks like a deadlock is none. On for sessions that are opened, off for a node's own, unless
-    /// set.
-    #[must_use]
-    pub fn find_deadlocks(self, find: bool) -> Self {
-        Self { deadlocks: Some(find), ..self }
-    }
-
-    /// Off unless set.
-    pub(super) fn shared(self) -> Self {
-        Self { deadlocks: self.deadlocks.or(Some(false)), ..self }
-    }
-}
+pub(super) const PAUSE: Duration = Duration::from_millis(30);
 
 /// A session on this node: all that it holds is lost when it ends, or dies with its process. A node
 /// has one of its own ([`Node::lock`](crate::Node::lock)); open others for a shorter or longer lease,
@@ -114,29 +61,14 @@ pub(crate) struct Inner {
     kinds: Weak<Kinds>,
     state: Mutex<State>,
     /// Woken whenever something of the state changes.
-    changed: Arc<Notify>,
+    pub(super) changed: Arc<Notify>,
     ended: AtomicBool,
 }
 
-struct State {
+pub(super) struct State {
     /// The number of the next ticket.
-    next: u64,
-    sides: BTreeMap<ShardId, Side>,
-}
-
-/// Gives a ticket back, at its entity.
-pub(super) type GiveBack =
-    Arc<dyn Fn(Release, Duration) -> BoxFuture<'static, Result<bool, AskError>> + Send + Sync>;
-
-/// A ticket that is wanted, and given back when this is dropped.
-pub(super) struct Wanted {
-    pub(super) session: Arc<Inner>,
-    pub(super) shard: ShardId,
-    pub(super) ticket: Ticket,
-    /// When it was drawn, by the node's wall clock.
-    pub(super) since_ms: u64,
-    give_back: GiveBack,
-    armed: bool,
+    pub(super) next: u64,
+    pub(super) sides: BTreeMap<ShardId, Side>,
 }
 
 impl Session {
@@ -193,7 +125,7 @@ impl Session {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -215,29 +147,8 @@ impl Inner {
         self.shared.upgrade().map_or(0, |shared| shared.env.clock.now().0)
     }
 
-    /// Draws a ticket for an entity. It is renewed from now on. `None` where the session has too many.
-    pub(super) fn want(
-        self: &Arc<Self>,
-        shard: ShardId,
-        entity: &EntityId,
-        give_back: &GiveBack,
-    ) -> Option<Wanted> {
-        let since_ms = self.now_ms();
-        let mut state = self.lock();
-        let number = state.next;
-        let side = state.sides.entry(shard).or_insert_with(|| Side::new(self.ttl));
-        side.look(Instant::now());
-        let era = side.want(number, entity, since_ms)?;
-        self.see_to_it(shard, side);
-        state.next += 1;
-        drop(state);
-        let (session, give_back) = (self.clone(), give_back.clone());
-        let ticket = Ticket { session: self.id, era, number };
-        Some(Wanted { session, shard, ticket, since_ms, give_back, armed: true })
-    }
-
     /// Has somebody renew a shard's lease.
-    fn see_to_it(self: &Arc<Self>, shard: ShardId, side: &mut Side) {
+    pub(super) fn see_to_it(self: &Arc<Self>, shard: ShardId, side: &mut Side) {
         if !side.kept {
             side.kept = true;
             tokio::spawn(keep(Arc::downgrade(self), shard, self.changed.clone()));
@@ -275,6 +186,15 @@ impl Inner {
         if self.lock().sides.get_mut(&shard).is_some_and(|side| side.over(era)) {
             self.changed.notify_waiters();
         }
+    }
+
+    /// Whether a ticket of its own is still waited for or held.
+    pub(super) fn wants(&self, entity: &EntityId, ticket: Ticket) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let shard = entity.shard(shared.journal.shards());
+        let mut state = self.lock();
+        let side = state.sides.get_mut(&shard);
+        side.is_some_and(|side| side.wants(Instant::now(), ticket.era, ticket.number))
     }
 
     /// Until when what is held under this era is held for sure.
@@ -326,6 +246,9 @@ impl Inner {
         let due = side.due(now);
         if side.is_idle() || self.ended.load(Relaxed) {
             side.kept = false;
+            drop(state);
+            // The lease may have run out, and nobody told those who wait for a renewal of it.
+            self.changed.notify_waiters();
             return None;
         }
         let at = side.next_renewal(now);
@@ -385,6 +308,8 @@ async fn keep(session: Weak<Inner>, shard: ShardId, changed: Arc<Notify>) {
                 }
                 Err(error) => {
                     tracing::debug!(%shard, %error, "a lease is not renewed yet");
+                    // It may have run out meanwhile.
+                    inner.changed.notify_waiters();
                     drop(inner);
                     sleep(PAUSE).await;
                     continue;
@@ -401,107 +326,45 @@ async fn keep(session: Weak<Inner>, shard: ShardId, changed: Arc<Notify>) {
     }
 }
 
-impl Wanted {
-    /// It is held: whether under a lease that is believed in.
-    pub(super) fn got(&self) -> bool {
-        let mut state = self.session.lock();
-        let side = state.sides.get_mut(&self.shard);
-        let Ticket { era, number, .. } = self.ticket;
-        side.is_some_and(|side| side.got(Instant::now(), era, number))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: ShardId = ShardId(0);
+    const TTL: Duration = Duration::from_secs(9);
+
+    fn session() -> Arc<Inner> {
+        Arc::new(Inner {
+            id: SessionId(1),
+            label: String::new(),
+            ttl: TTL,
+            deadlocks: false,
+            node: 0,
+            shared: Weak::new(),
+            kinds: Weak::new(),
+            state: Mutex::new(State { next: 1, sides: BTreeMap::new() }),
+            changed: Arc::default(),
+            ended: AtomicBool::new(false),
+        })
     }
 
-    #[cfg(feature = "planted")]
-    fn is_forgotten(&self) -> bool {
-        let state = self.session.lock();
-        let waits = state.sides.get(&self.shard).is_some_and(|s| s.waits_for(self.ticket.number));
-        waits && crate::planted::is(crate::planted::Planted::AcquireNotUndone)
-    }
-
-    /// Nothing is left of it that could be given back.
-    pub(super) fn forget(mut self) {
-        self.armed = false;
-        let mut state = self.session.lock();
-        if let Some(side) = state.sides.get_mut(&self.shard) {
-            side.give_up(self.ticket.number);
-        }
-    }
-
-    fn release(&self) -> Release {
-        let Ticket { session, era, number } = self.ticket;
-        Release { session: session.0, era, number }
-    }
-
-    /// Nobody wants it any more; the returned value counts until its entity has heard of it.
-    fn give_up(&mut self) -> Option<Returning> {
-        if !std::mem::take(&mut self.armed) {
-            return None;
-        }
-        let mut state = self.session.lock();
-        let side = state.sides.get_mut(&self.shard)?;
-        side.give_up(self.ticket.number);
-        side.returning += 1;
-        drop(state);
-        Some(Returning { session: self.session.clone(), shard: self.shard })
-    }
-
-    /// Gives it back, and says whether it was held until then.
-    pub(super) async fn give_back(mut self, patience: Duration) -> Result<bool, AskError> {
-        let held = self.session.held_until(self.shard, self.ticket.era).is_some();
-        let (release, give_back) = (self.release(), self.give_back.clone());
-        let returning = self.give_up();
-        let first = give_back(release.clone(), patience).await;
-        if first.is_err()
-            && let Some(returning) = returning
-        {
-            returning.go_on(release, give_back);
-        }
-        Ok(first? && held)
-    }
-}
-
-impl Drop for Wanted {
-    fn drop(&mut self) {
-        #[cfg(feature = "planted")]
-        if self.is_forgotten() {
-            return;
-        }
-        let (release, give_back) = (self.release(), self.give_back.clone());
-        if let Some(returning) = self.give_up() {
-            returning.go_on(release, give_back);
-        }
-    }
-}
-
-/// A ticket on its way back. While there is one, the lease is renewed: a renewal says, too, that the
-/// ticket is not wanted.
-struct Returning {
-    session: Arc<Inner>,
-    shard: ShardId,
-}
-
-impl Returning {
-    /// Tries until the entity has heard of it, or any lease must be over.
-    fn go_on(self, release: Release, give_back: GiveBack) {
-        // Without a runtime nothing renews either, so the lease ends by itself.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            let until = Instant::now() + self.session.ttl * 2;
-            while Instant::now() < until {
-                match give_back(release.clone(), TRY).await {
-                    Ok(_) | Err(AskError::ShuttingDown | AskError::NodeFailed { .. }) => return,
-                    Err(error) => tracing::debug!(%error, "not given back yet"),
-                }
-                sleep(PAUSE).await;
-            }
-        });
-    }
-}
-
-impl Drop for Returning {
-    fn drop(&mut self) {
-        if let Some(side) = self.session.lock().sides.get_mut(&self.shard) {
-            side.returning = side.returning.saturating_sub(1);
-        }
-        self.session.changed.notify_waiters();
+    /// Cause: a lease ran out while somebody waited for a renewal of it that the shard's new owner had
+    /// asked for, and whoever renews it stopped, as nothing was wanted any more. Consequence: who waited
+    /// was not told, and waited for ever. Now whoever renews tells when it stops.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_runs_out_is_told_to_those_who_wait_for_its_renewal() {
+        let session = session();
+        let mut side = Side::new(TTL);
+        // Nobody renews it in the background.
+        side.kept = true;
+        side.renewed(Instant::now(), 0, Instant::now());
+        session.lock().sides.insert(SHARD, side);
+        let since = session.force(SHARD) + Duration::from_secs(1);
+        let waiting = session.clone();
+        let leased = tokio::spawn(async move { waiting.leased(SHARD, 0, Some(since)).await });
+        tokio::task::yield_now().await;
+        tokio::time::advance(TTL).await;
+        assert!(session.due(SHARD).is_none(), "nothing is wanted any more");
+        assert!(!leased.await.unwrap(), "the era is over");
     }
 }

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::session::{Inner, Session, SessionOptions};
+use super::{
+    options::SessionOptions,
+    session::{Inner, Session},
+};
 use crate::{context::Kinds, shared::Shared};
 
 /// So long a shutdown waits for what was dropped before it to be given back.

@@ -156,6 +156,12 @@ impl Side {
         }
     }
 
+    /// Whether a ticket is waited for or held.
+    pub(crate) fn wants(&mut self, now: Instant, era: u32, number: u64) -> bool {
+        self.look(now);
+        era == self.era && self.tickets.contains_key(&number)
+    }
+
     pub(crate) fn give_up(&mut self, number: u64) {
         self.tickets.remove(&number);
     }
@@ -217,6 +223,7 @@ mod tests {
     fn a_lease_counts_from_when_its_renewal_was_sent() {
         let start = Instant::now();
         let mut side = side(start);
+        assert!(side.wants(at(start, 8), 0, 1) && !side.wants(at(start, 8), 0, 2));
         assert_eq!(side.until(at(start, 8), 0), Some(at(start, 9)));
         side.renewed(at(start, 8), 0, at(start, 5));
         assert_eq!(side.until(at(start, 8), 0), Some(at(start, 14)));
@@ -238,6 +245,7 @@ mod tests {
         assert_eq!(side.era(), 1);
         assert!(!side.got(at(start, 9), 0, 1));
         assert!(side.due(at(start, 9)).wanted.is_empty());
+        assert!(!side.wants(at(start, 9), 0, 1), "it stands in nobody's way");
         side.renewed(at(start, 10), 1, at(start, 9));
         assert_eq!(side.until(at(start, 10), 0), None);
         assert_eq!(side.until(at(start, 10), 1), Some(at(start, 18)));
