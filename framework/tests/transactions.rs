@@ -447,3 +447,25 @@ async fn leadership_moves_in_the_middle() {
         }
     }
 }
+
+/// Cause: an attempt whose outcome was not known was followed by another one, which found no leader; what
+/// that one came to was told. Consequence: a caller heard that nothing had happened, and the first attempt
+/// had been carried out. Found by the simulation of whole nodes (a transfer that was refused, and was there).
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_attempt_may_have_done_is_not_forgotten() {
+    let three = Three::led().await;
+    let node = &three.nodes[2];
+    let [a, b] = &purses(node, true, 2)[..] else { panic!() };
+    a.ask(Move { by: 10 }).await.unwrap().unwrap();
+    let (shard, reason) = (a.id().shard(SHARDS), "planted".to_owned());
+    three.views[0].fail_writes(Some(JournalError::OutcomeUnknown { shard, reason }));
+    let run = transfer(node, a, b, 4).request_id(request("t")).timeout(SECOND).run();
+    let running = tokio::spawn(run);
+    tokio::time::sleep(SECOND / 10).await;
+    three.group.elect(None, &three.views.iter().collect::<Vec<_>>());
+    let error = running.await.unwrap().unwrap_err();
+    assert_eq!(error.effect(), TookEffect::Unknown, "{error}");
+    for node in three.nodes {
+        common::finish(node).await;
+    }
+}

@@ -1,7 +1,7 @@
 //! What can become of a transaction that was not carried out.
 
 use bytes::Bytes;
-use duractor_journal::{Effect as TookEffect, EntityId};
+use duractor_journal::{Effect as TookEffect, EntityId, ShardId};
 
 use crate::{
     command::{Command, decode_reply},
@@ -80,5 +80,15 @@ impl TransactionError {
             TransactionError::OutcomeUnknown { .. } => TookEffect::Unknown,
             _ => TookEffect::None,
         }
+    }
+
+    /// What the caller is told where an earlier attempt may have been carried out: whatever this one came
+    /// to, that one may be under way still.
+    pub(super) fn after_unknown(self, shard: ShardId) -> Self {
+        if self.effect() == TookEffect::Unknown {
+            return self;
+        }
+        let reason = format!("an earlier attempt may have been carried out; the last one: {self}");
+        TransactionError::OutcomeUnknown { error: AskError::OutcomeUnknown { shard, reason } }
     }
 }

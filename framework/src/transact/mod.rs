@@ -200,6 +200,7 @@ impl Transaction {
         let shard = parts[0].entity.shard(shards);
         let together = parts.iter().all(|part| part.entity.shard(shards) == shard);
         let mut wait = WAIT_MIN;
+        let mut unknown = false;
         loop {
             let work = (shared.clone(), parts.clone(), id.clone());
             // A task: whoever waits may stop waiting, and entities must not stay held for that.
@@ -215,13 +216,14 @@ impl Transaction {
                 Ok(Err(error)) => error,
                 Err(_) => return Err(lost(&parts)),
             };
+            unknown |= error.effect() == TookEffect::Unknown;
             // Half of it at least, so that two that met do not meet again.
             let random = shared.env.entropy.next_u64() % (wait.as_micros() as u64 + 1);
             let pause = wait / 2 + Duration::from_micros(random);
             let known = matches!(error, TransactionError::OutcomeUnknown { .. }) && id.is_some();
             let again = may_pass(&error) || known;
             if self.once || !again || Instant::now() + pause >= deadline {
-                return Err(error);
+                return Err(if unknown { error.after_unknown(shard) } else { error });
             }
             sleep(pause).await;
             wait = (wait * 2).min(WAIT_MAX);
