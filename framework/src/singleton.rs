@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{EntityId, InvalidId, ShardId, Term};
+use duractor_journal::{EntityId, InvalidId, ShardId, Term, Timestamp};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep};
 
@@ -96,6 +96,14 @@ impl Plan {
         F: Future<Output = Result<(), SideError>> + Send + 'static,
     {
         Ok(Self { id: EntityId::new(KIND, name)?, place: Place::Each, run: erased(run) })
+    }
+
+    /// Beside an entity, in its shard, with its key for a name.
+    pub(crate) fn at<F>(id: EntityId, run: impl Fn(Singleton) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), SideError>> + Send + 'static,
+    {
+        Self { id, place: Place::Named, run: erased(run) }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -191,6 +199,15 @@ impl Singleton {
         if let Some(shared) = self.shared.upgrade() {
             shared.closing().await;
         }
+    }
+
+    /// The node's wall-clock time.
+    ///
+    /// # Errors
+    /// [`NodeError::ShuttingDown`]: the node is gone.
+    pub(crate) fn now(&self) -> Result<Timestamp, NodeError> {
+        let shared = self.shared.upgrade().ok_or(NodeError::ShuttingDown)?;
+        Ok(shared.env.clock.now())
     }
 
     /// An entity, as [`Node::entity`](crate::Node::entity).

@@ -1,5 +1,7 @@
 //! Setting up a node.
 
+mod tasks;
+
 use std::{any::TypeId, collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use duractor_journal::{
@@ -18,13 +20,13 @@ use crate::{
     coordinator::Coordinator,
     entity::EventSourced,
     error::NodeError,
-    intent::SideError,
-    leader::{Forward, Handlers, Leader, Leadership, Setup},
+    leader::{Forward, Handlers, Leader, Setup},
     meta::is_reserved,
     replica::{Replicas, Voters},
     route::Router,
+    schedule::Schedules,
     shared::Shared,
-    singleton::{Plan, Singleton},
+    singleton::Plan,
     slot::Kind,
 };
 
@@ -94,138 +96,6 @@ impl NodeBuilder {
         });
         let (kind, id) = (E::KIND, TypeId::of::<E>());
         self.kinds.push(Entry { kind, id, check: check::<E>, register });
-        self
-    }
-
-    /// Adds a singleton: a task of which one runs in the whole cluster, on whichever node owns the shard
-    /// that its name belongs to, so that singletons spread over the nodes. Register it on every node
-    /// that may run it. On one node it simply runs.
-    ///
-    /// It is meant to run for as long as the node does: one that returns, fails or panics is started
-    /// again after 100 ms, doubling up to 10 s. When the node shuts down,
-    /// [`Singleton::ending`](crate::Singleton::ending) tells it, and the shutdown waits for it. When its shard goes to
-    /// another node it is dropped at its next `await`.
-    ///
-    /// No two nodes run it at once as long as clocks run at one rate and no process stands still: a
-    /// leader that hears of no quorum stops within its lease, before another one can be elected. What
-    /// must hold without that condition needs [`Singleton::token`](crate::Singleton::token).
-    ///
-    /// ```
-    /// # use duractor::{Node, Singleton};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// let node = Node::builder(dir.path())
-    ///     .singleton("nightly-report", async |singleton: Singleton| {
-    ///         println!("{} runs here, with token {}", singleton.name(), singleton.token());
-    ///         singleton.ending().await;
-    ///         Ok(())
-    ///     })
-    ///     .start()
-    ///     .await?;
-    /// node.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn singleton<F>(
-        mut self,
-        name: &str,
-        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
-    ) -> Self
-    where
-        F: Future<Output = Result<(), SideError>> + Send + 'static,
-    {
-        self.singletons.push(Plan::new(name, run));
-        self
-    }
-
-    /// Adds workers: tasks `name-0`, `name-1` and so on, `count` of them, each a
-    /// [`singleton`](Self::singleton). They are spread over the shards one after the other, so that no
-    /// shard has two before each has one, and with the shards over the nodes. Register them with the same
-    /// count on every node. Raise the count at will; where it is lowered while nodes are upgraded, the
-    /// last ones go on until the last node is.
-    ///
-    /// ```
-    /// # use duractor::{Node, Singleton};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// let node = Node::builder(dir.path())
-    ///     .workers("mailer", 3, async |worker: Singleton| {
-    ///         println!("{} is number {}", worker.name(), worker.index());
-    ///         worker.ending().await;
-    ///         Ok(())
-    ///     })
-    ///     .start()
-    ///     .await?;
-    /// node.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn workers<F>(
-        mut self,
-        name: &str,
-        count: usize,
-        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
-    ) -> Self
-    where
-        F: Future<Output = Result<(), SideError>> + Send + 'static,
-    {
-        self.singletons.extend(Plan::workers(name, count, run));
-        self
-    }
-
-    /// Adds a worker for each shard, `name@0` and so on, which runs where the shard's entities do:
-    /// [`Singleton::shard`](crate::Singleton::shard) says which. For work on what the shard has, as its
-    /// log. Otherwise as a [`singleton`](Self::singleton).
-    pub fn shard_workers<F>(
-        mut self,
-        name: &str,
-        run: impl Fn(Singleton) -> F + Send + Sync + 'static,
-    ) -> Self
-    where
-        F: Future<Output = Result<(), SideError>> + Send + 'static,
-    {
-        self.singletons.push(Plan::each(name, run));
-        self
-    }
-
-    /// Adds a handler that only the cluster's leader runs: any node calls it by
-    /// [`Leader::forward`](crate::Leader::forward), the leader also by
-    /// [`Leader::call`](crate::Leader::call). Register it on every node. It is dropped at its next
-    /// `await` when the node ceases to lead.
-    ///
-    /// ```
-    /// # use duractor::{Command, Node, Leadership};
-    /// # use std::time::Duration;
-    /// #[derive(Command)]
-    /// #[command(reply = u64)]
-    /// struct NextInvoice {
-    ///     year: u32,
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// let node = Node::builder(dir.path())
-    ///     .leader_handler(async |_: Leadership, next: NextInvoice| u64::from(next.year) * 1000)
-    ///     .start()
-    ///     .await?;
-    /// let number = node.leader().forward(NextInvoice { year: 2 }, Duration::from_secs(5)).await?;
-    /// assert_eq!(number, 2000);
-    /// node.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn leader_handler<C, F>(
-        mut self,
-        handler: impl Fn(Leadership, C) -> F + Send + Sync + 'static,
-    ) -> Self
-    where
-        C: crate::Command,
-        F: Future<Output = C::Reply> + Send + 'static,
-    {
-        self.handlers.push(Box::new(move |handlers| handlers.add(handler)));
         self
     }
 
@@ -318,6 +188,7 @@ impl NodeBuilder {
             .register(Permits::<Semaphores>::new(warden.clone()))
             .register(Barriers::new(warden.clone()))
             .register(Coordinator)
+            .register(Schedules)
     }
 
     async fn begin(self, warden: &Warden) -> Result<Node, NodeError> {

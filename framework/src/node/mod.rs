@@ -4,7 +4,7 @@
 //! |---|---|
 //! | here | [`Node`], as it runs |
 //! | `assemble` | opening what it stands on, and starting its actors |
-//! | `builder` | [`NodeBuilder`]: what can be said before that |
+//! | `builder` | [`NodeBuilder`]: what can be said before that; `builder/tasks`: of singletons and the like |
 
 mod assemble;
 mod builder;
@@ -23,6 +23,7 @@ use crate::{
     entity_ref::{EntityRef, find_kind},
     error::NodeError,
     follow::AllKinds,
+    gauges::publish,
     leader::Leader,
     ledger::LedgerCounts,
     shard::{Root, RootMessage, actor_error},
@@ -119,7 +120,11 @@ impl Node {
         Ok(kind.find(entity.id()).is_some_and(|slot| slot.release()))
     }
 
-    /// What became of the commands so far.
+    /// What became of the commands so far. The same is told once a second or more often, and at the end of a
+    /// shutdown, to the recorder of the [`metrics`](https://docs.rs/metrics) crate that is in force on the
+    /// node's threads: counters `duractor_commands_accepted_total`, `_replied_total`, `_rejected_total` and
+    /// `_dead_lettered_total`, gauges `duractor_commands_open` and, by `kind`, `duractor_entities_active`;
+    /// all with the label `node` in a cluster.
     #[must_use]
     pub fn ledger(&self) -> LedgerCounts {
         self.shared.ledger.counts()
@@ -157,6 +162,7 @@ impl Node {
         let _ = self.root.stop_and_wait(None, None).await;
         self.shared.journal.shutdown().await;
         self.shared.snapshots.shutdown().await;
+        publish(&self.shared, self.all.iter().map(AsRef::as_ref));
         tracing::info!(ledger = ?self.ledger(), "the node is shut down");
     }
 
