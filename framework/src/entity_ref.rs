@@ -3,7 +3,7 @@
 use std::{any::TypeId, future::IntoFuture, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use duractor_journal::{Effect as TookEffect, EntityId, Member, NodeId, RequestId, Seq, ShardId};
+use duractor_journal::{EntityId, NodeId, RequestId, Seq, ShardId};
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::oneshot,
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    command::{Command, decode_reply},
+    command::Command,
     context::{Kinds, SideContext},
     delivery::{asked, told},
     effect::Handle,
@@ -21,7 +21,7 @@ use crate::{
     history::{Recorded, read},
     intent::Options,
     look::look_at_meta,
-    route::{Asked, Next, Outgoing, Router, Trail},
+    route::{Outgoing, Router, Way},
     shadow::Shadowed,
     slot::{Kind, Slot},
 };
@@ -101,12 +101,7 @@ impl<E: EventSourced> EntityRef<E> {
         if self.kind.shared.router.is_none() || self.kind.owns(shard) {
             return Ok(self.kind.offer(&self.id, told(command))?);
         }
-        let (sent, entity) = (self.ask(command).into_future(), self.id.clone());
-        tokio::spawn(async move {
-            if let Err(error) = sent.await {
-                tracing::warn!(%entity, command = C::NAME, %error, "a command was not carried out");
-            }
-        });
+        send_off::<C>(self.id.clone(), self.ask(command).into_future());
         Ok(())
     }
 
@@ -290,6 +285,18 @@ impl<E: Handle<C>, C: Command> IntoFuture for AskStale<E, C> {
     }
 }
 
+/// Sends a command whose reply nobody waits for. What became of it is logged where it was refused.
+pub(crate) fn send_off<C: Command>(
+    entity: EntityId,
+    sent: BoxFuture<'static, Result<C::Reply, AskError>>,
+) {
+    tokio::spawn(async move {
+        if let Err(error) = sent.await {
+            tracing::warn!(%entity, command = C::NAME, %error, "a command was not carried out");
+        }
+    });
+}
+
 type Answer<C> = oneshot::Receiver<Result<<C as Command>::Reply, AskError>>;
 
 /// Puts a command into its entity's mailbox on this node.
@@ -320,18 +327,12 @@ async fn answer<R>(
 /// A command on a node of a cluster: it goes to the shard's leader, wherever that is.
 struct Routed<E: EventSourced> {
     kind: Arc<Kind<E>>,
-    router: Arc<Router>,
     id: EntityId,
     shard: ShardId,
     payload: Bytes,
     options: Options,
     deadline: Instant,
-    /// Who was asked.
-    asked: Asked,
-    /// Who was named by the one who was asked.
-    named: Option<Member>,
-    /// Whether that one is asked in any case: leadership may just have come to who was asked before.
-    follow: bool,
+    way: Way,
 }
 
 impl<E: EventSourced> Routed<E> {
@@ -352,10 +353,8 @@ impl<E: EventSourced> Routed<E> {
         Box::pin(async move {
             check_known::<E, C>()?;
             let payload = payload.map_err(AskError::Codec)?;
-            let (asked, named, follow) = (Asked::default(), None, false);
-            let routed =
-                Self { kind, router, id, shard, payload, options, deadline, asked, named, follow };
-            routed.run(first).await
+            let way = Way::new(Some(router), shard, options.request_id.is_some(), deadline);
+            Self { kind, id, shard, payload, options, deadline, way }.run(first).await
         })
     }
 
@@ -366,30 +365,14 @@ impl<E: EventSourced> Routed<E> {
     where
         E: Handle<C>,
     {
-        let mut trail = Trail::new(self.shard, self.options.request_id.is_some());
         loop {
             let result = match first.take() {
                 Some(sent) => self.here::<C>(sent).await,
                 None => self.again::<C>().await,
             };
-            let error = match result {
+            match result {
                 Ok(reply) => return Ok(reply),
-                Err(error) => error,
-            };
-            let (at, after) = match trail.failed(self.asked.last, error.clone()) {
-                Next::Failed(error) => return Err(error),
-                Next::Again { at, after } => (at, after),
-            };
-            if let Some(closed) = self.kind.shared.refusal() {
-                return Err(trail.last(closed));
-            }
-            if Instant::now() + after >= self.deadline {
-                return Err(trail.last(error));
-            }
-            (self.named, self.follow) = (at, after.is_zero());
-            self.router.learn(self.shard, at);
-            if !after.is_zero() {
-                sleep(after).await;
+                Err(error) => self.way.failed(error, || self.kind.shared.refusal()).await?,
             }
         }
     }
@@ -398,7 +381,7 @@ impl<E: EventSourced> Routed<E> {
         &mut self,
         sent: Result<Answer<C>, AskError>,
     ) -> Result<C::Reply, AskError> {
-        self.asked.last = Some(self.router.me());
+        self.way.here();
         answer(sent?, &self.id, self.deadline).await
     }
 
@@ -412,15 +395,6 @@ impl<E: EventSourced> Routed<E> {
             let sent = offer(&self.kind, &self.id, command, self.options.clone());
             return self.here::<C>(sent).await;
         }
-        let named = self.named.take();
-        let followed = named.filter(|named| self.follow && *named != self.router.me());
-        let hints = [named, self.kind.believed(self.shard)];
-        let target = followed.or_else(|| self.router.target(self.shard, hints, &mut self.asked));
-        let Some(to) = target else {
-            self.asked.last = None;
-            return Err(AskError::NotOwner { shard: self.shard, leader: None });
-        };
-        self.asked.note(to);
         let outgoing = Outgoing {
             entity: &self.id,
             command: C::NAME,
@@ -428,13 +402,7 @@ impl<E: EventSourced> Routed<E> {
             payload: &self.payload,
             options: &self.options,
         };
-        let reply = self.router.ask(to, &outgoing, self.deadline).await?;
-        self.router.learn(self.shard, Some(to));
-        decode_reply::<C>(&reply).map_err(|error| AskError::Remote {
-            node: to,
-            error: error.to_string(),
-            effect: TookEffect::Unknown,
-        })
+        self.way.ask::<C>(&outgoing, self.kind.believed(self.shard)).await
     }
 }
 
@@ -455,7 +423,8 @@ pub(crate) fn find_kind<E: EventSourced>(kinds: &Kinds) -> Result<Arc<Kind<E>>, 
     kind.ok_or(NodeError::NotRegistered { kind: E::KIND })
 }
 
-fn check_known<E: Handle<C>, C: Command>() -> Result<(), AskError> {
+/// Refuses a command that the kind does not list.
+pub(crate) fn check_known<E: Handle<C>, C: Command>() -> Result<(), AskError> {
     if E::Commands::contains(TypeId::of::<C>()) {
         return Ok(());
     }

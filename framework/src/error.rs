@@ -244,6 +244,16 @@ pub enum NodeError {
         /// The name.
         name: String,
     },
+    /// A schedule's expression is none, or names a time that never comes.
+    #[error("the schedule {name:?}: {expression:?} is no cron expression: {reason}")]
+    InvalidSchedule {
+        /// The schedule's name.
+        name: String,
+        /// What it was given.
+        expression: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Two handlers of the leader take one command.
     #[error("two handlers of the leader take {name:?}")]
     DuplicateHandler {

@@ -10,6 +10,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+#[cfg(feature = "planted")]
+use crate::planted::{Planted, is};
 use crate::{
     error::{AskError, has_stopped},
     hold::Hold,
@@ -174,6 +176,8 @@ impl Follower {
                 }
                 Some(term)
             }
+            #[cfg(feature = "planted")]
+            Ownership::Other { .. } if is(Planted::StopForgotten) => None,
             Ownership::Other { leader } => {
                 let ended = hold.other(leader);
                 let error = AskError::NotOwner { shard, leader };
@@ -224,9 +228,13 @@ impl Follower {
 async fn claim(shared: &Shared, shard: ShardId, term: Term) {
     let Some(hold) = shared.shard(shard).map(|shard| &shard.hold) else { return };
     let mut pause = RETRY_MIN;
+    #[cfg(feature = "planted")]
+    planted_early(hold, term);
     loop {
         match shared.journal.claim(shard).await {
             Ok(epoch) => {
+                #[cfg(feature = "planted")]
+                planted_made_good(hold, term, epoch);
                 if hold.claimed(term, epoch) {
                     tracing::info!(%shard, %term, %epoch, "the shard is ours");
                 }
@@ -237,6 +245,22 @@ async fn claim(shared: &Shared, shard: ShardId, term: Term) {
         }
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// The planted bug that entities are run before the claim, under the epoch that it will most likely have.
+#[cfg(feature = "planted")]
+fn planted_early(hold: &Hold, term: Term) {
+    if is(Planted::HostedEarly) && term.0 > 0 {
+        hold.claimed(term, term);
+    }
+}
+
+/// It had another one.
+#[cfg(feature = "planted")]
+fn planted_made_good(hold: &Hold, term: Term, epoch: Term) {
+    if is(Planted::HostedEarly) && term != epoch {
+        let _ = hold.fenced(term);
     }
 }
 

@@ -162,6 +162,10 @@ impl<E: EventSourced> AnyKind for Kind<E> {
         E::KIND
     }
 
+    fn active(&self) -> usize {
+        Kind::active(self)
+    }
+
     fn arrived(self: Arc<Self>, arrived: Arrived) {
         let Arrived { entity, command, version, payload, options, reply } = arrived;
         if is_reserved(&command) {

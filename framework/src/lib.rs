@@ -88,7 +88,9 @@
 //! | to write an entity | [`EventSourced`], [`Handle`], [`Effect`]; [`DurableState`] for one that keeps only its newest state |
 //! | its events and commands | [`Event`] and [`event`], [`Command`]; [`golden`] for your tests |
 //! | to send commands | [`Node::entity`], [`EntityRef`], [`Ask`] |
+//! | to send them from a process that is no node of the cluster | [`Client`] |
 //! | one task in the whole cluster, or several | [`NodeBuilder::singleton`], [`NodeBuilder::workers`] |
+//! | one that runs at certain times | [`NodeBuilder::scheduled`], [`Schedule`] |
 //! | what only the leader does | [`Leader`], [`NodeBuilder::leader_handler`] |
 //! | locks of the cluster | [`Node::lock`], [`Guard`]; [`Semaphore`], [`Barrier`], [`Session`] |
 //! | to know whether a failed command took effect | [`AskError::effect`] |
@@ -103,16 +105,24 @@
 //! meta/                     what is kept of an entity beside its state, as reserved events
 //! load                      how much is asked of which shard and entity
 //! entity, intent, effect    what a user writes, and what a handler decides
+//! outcome                   what came of a command to another entity
 //! delivery, commands        a command with its caller; one that arrives as bytes
-//! route                     commands on their way to other nodes, and from them
+//! pending, route/           questions that wait; commands on their way to other nodes, and from them
+//! step/, look               commands of the framework itself: steps of transactions, looks at an entity
 //! core/                     decisions: state, pipeline, dedup window; no actors, no clock, no journal
-//! shared, slot, kind        where commands wait; which entities are in memory
+//! hold, shared, slot/, kind who owns a shard; where commands wait; which entities are in memory
 //! shadow                    states of entities that run elsewhere, from this node's replica
+//! post                      a command from one entity to another, wherever that is
 //! lifecycle/                the actor: permit, snapshot, replay, running, persisting, stopping
-//! shard                     the actors above: spawning, supervising, sweeping
+//! gauges                    what the node counts, for the application's metrics
+//! shard, follow             the actors above: spawning, supervising, sweeping; claiming and letting go
+//! agenda/                   per shard: who is woken without being called, and when
 //! entity_ref, parts, singleton         the ways in
+//! schedule/                 singletons that run at certain times
+//! transact/, coordinator    commands on several entities, all carried out or none
 //! coordination/, leader/    locks and the like as entities; the owner of shard 0
 //! node                      all of it together
+//! client                    the way in for processes that are no nodes
 //! ```
 //!
 //! `ask` puts the command into its entity's slot (on the node that runs the entity: in a cluster that
@@ -134,6 +144,7 @@ pub mod event;
 mod golden;
 
 mod agenda;
+mod client;
 mod commands;
 mod context;
 mod coordination;
@@ -148,6 +159,7 @@ mod error;
 mod follow;
 mod follow_ups;
 mod frames;
+mod gauges;
 mod history;
 mod hold;
 mod idle;
@@ -163,12 +175,14 @@ mod meta;
 mod node;
 mod outcome;
 mod parts;
+mod pending;
 #[cfg(feature = "planted")]
 #[doc(hidden)]
 pub mod planted;
 mod post;
 mod replica;
 mod route;
+mod schedule;
 mod settings;
 mod shadow;
 mod shard;
@@ -188,6 +202,7 @@ pub use command::{Command, decode_reply, encode_reply};
 pub use event::{Event, Upcast};
 pub use golden::{golden, golden_command};
 
+pub use client::{Client, ClientAsk, ClientRef};
 pub use context::{Context, SideContext};
 pub use coordination::{
     Barrier, CoordinationError, Guard, HolderInfo, Lock, MAX_PARTIES, MAX_PERMITS, Semaphore,
@@ -205,6 +220,7 @@ pub use leader::{Forward, Leader, LeaderCall, LeaderError, LeaderInfo, Leadershi
 pub use ledger::LedgerCounts;
 pub use node::{Node, NodeBuilder};
 pub use outcome::{Outcome, Undelivered};
+pub use schedule::{Occurrence, Schedule};
 pub use settings::{EntitySettings, Eviction};
 pub use singleton::Singleton;
 pub use transact::{Done, Ticket, Transaction, TransactionError, Veto};

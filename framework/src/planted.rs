@@ -28,6 +28,13 @@ pub enum Planted {
     AgendaSkipped,
     /// Groups are changed on what was reported long ago, whatever has become of them.
     StaleView,
+    /// A shard's entities are run from the election on, before the leader has claimed the shard and has
+    /// applied what came before.
+    HostedEarly,
+    /// Who does not lead a shard any more goes on with it.
+    StopForgotten,
+    /// What waits for the next owner of a shard is dropped.
+    BufferDropped,
 }
 
 thread_local! {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use duractor_journal::{EntityId, Member, ShardId};
+use duractor_journal::{EntityId, ShardId};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     error::AskError,
     intent::Options,
     meta::{Call, Origin},
-    route::{Arrived, Asked, Next, Outgoing, Router, Trail},
+    route::{Arrived, Outgoing, Way},
     shared::Shared,
 };
 
@@ -27,9 +27,7 @@ struct Letter<'a> {
     call: &'a Call,
     options: Options,
     deadline: Instant,
-    asked: Asked,
-    named: Option<Member>,
-    follow: bool,
+    way: Way,
 }
 
 /// Gives a command to an entity, and waits for what it answers: as
@@ -49,9 +47,8 @@ pub(crate) async fn carry(
     let origin = origin.map(Box::new);
     let options = Options { deadline: Some(deadline), origin, ..Options::default() };
     let shard = to.shard(shared.journal.shards());
-    let (asked, named, follow) = (Asked::default(), None, false);
-    let letter = Letter { shared, to, shard, call, options, deadline, asked, named, follow };
-    letter.run(repeatable).await
+    let way = Way::new(shared.router.clone(), shard, repeatable, deadline);
+    Letter { shared, to, shard, call, options, deadline, way }.run().await
 }
 
 /// The same for a command of the framework's own.
@@ -70,29 +67,11 @@ pub(crate) async fn ask<C: Command>(
 }
 
 impl Letter<'_> {
-    async fn run(mut self, repeatable: bool) -> Result<Bytes, AskError> {
-        let mut trail = Trail::new(self.shard, repeatable);
+    async fn run(mut self) -> Result<Bytes, AskError> {
         loop {
-            let error = match self.attempt().await {
+            match self.attempt().await {
                 Ok(reply) => return Ok(reply),
-                Err(error) => error,
-            };
-            let (at, after) = match trail.failed(self.asked.last, error.clone()) {
-                Next::Failed(error) => return Err(error),
-                Next::Again { at, after } => (at, after),
-            };
-            if let Some(closed) = self.shared.refusal() {
-                return Err(trail.last(closed));
-            }
-            if Instant::now() + after >= self.deadline {
-                return Err(trail.last(error));
-            }
-            (self.named, self.follow) = (at, after.is_zero());
-            if let Some(router) = &self.shared.router {
-                router.learn(self.shard, at);
-            }
-            if !after.is_zero() {
-                sleep(after).await;
+                Err(error) => self.way.failed(error, || self.shared.refusal()).await?,
             }
         }
     }
@@ -101,16 +80,22 @@ impl Letter<'_> {
         let Some(shard) = self.shared.shard(self.shard) else {
             return Err(AskError::ShuttingDown);
         };
-        match self.shared.router.clone() {
-            Some(router) if shard.hold.check().is_err() => {
-                self.there(&router, shard.hold.believed()).await
-            }
-            _ => self.here().await,
+        if self.shared.router.is_none() || shard.hold.check().is_ok() {
+            return self.here().await;
         }
+        let outgoing = Outgoing {
+            entity: self.to,
+            command: &self.call.command,
+            version: self.call.version,
+            payload: &self.call.payload,
+            options: &self.options,
+        };
+        let (_, reply) = self.way.there(&outgoing, shard.hold.believed()).await?;
+        Ok(reply)
     }
 
     async fn here(&mut self) -> Result<Bytes, AskError> {
-        self.asked.last = self.shared.router.as_ref().map(|router| router.me());
+        self.way.here();
         let (tell, told) = oneshot::channel();
         let reply = Away::new(self.to.clone(), move |answer| {
             // Whoever stopped waiting asks again.
@@ -124,31 +109,5 @@ impl Letter<'_> {
             Ok(answer) => answer.unwrap_or(Err(AskError::Lost { entity: self.to.clone() })),
             Err(_) => Err(AskError::Timeout { entity: self.to.clone() }),
         }
-    }
-
-    async fn there(
-        &mut self,
-        router: &Router,
-        believed: Option<Member>,
-    ) -> Result<Bytes, AskError> {
-        let named = self.named.take();
-        let followed = named.filter(|named| self.follow && *named != router.me());
-        let hints = [named, believed];
-        let target = followed.or_else(|| router.target(self.shard, hints, &mut self.asked));
-        let Some(to) = target else {
-            self.asked.last = None;
-            return Err(AskError::NotOwner { shard: self.shard, leader: None });
-        };
-        self.asked.note(to);
-        let outgoing = Outgoing {
-            entity: self.to,
-            command: &self.call.command,
-            version: self.call.version,
-            payload: &self.call.payload,
-            options: &self.options,
-        };
-        let reply = router.ask(to, &outgoing, self.deadline).await?;
-        router.learn(self.shard, Some(to));
-        Ok(reply)
     }
 }

@@ -9,6 +9,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::{
     error::NodeError,
+    gauges::publish,
     shared::{AnyKind, ShardMessage, Shared, Spawned, Startable},
     task::AbortOnDrop,
 };
@@ -118,6 +119,7 @@ impl Actor for RootActor {
             RootMessage::Sweep => {
                 let now = self.shared.millis(tokio::time::Instant::now());
                 self.kinds.iter().for_each(|kind| kind.sweep(now));
+                publish(&self.shared, self.kinds.iter().map(AsRef::as_ref));
             }
             RootMessage::Failed => self.kinds.iter().for_each(|kind| kind.close_all(true)),
             RootMessage::Keep(task) => beside.push(task),

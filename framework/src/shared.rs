@@ -67,6 +67,9 @@ pub(crate) trait AnyKind: Send + Sync {
     /// The kind's name.
     fn name(&self) -> &'static str;
 
+    /// How many entities are in memory.
+    fn active(&self) -> usize;
+
     /// Takes a command that another node's caller sent.
     fn arrived(self: Arc<Self>, arrived: Arrived);
 

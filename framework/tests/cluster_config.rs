@@ -52,7 +52,7 @@ fn all_that_is_wrong_is_told_at_once() {
     for line in [
         "cluster.shards = 0 (a.toml): allowed are 1 to 256",
         "cluster.nmae (a.toml): there is no such key; is cluster.name meant?",
-        "node.number = 3 (a.toml): allowed are 1 to 4294967295",
+        "node.number = 3 (a.toml): allowed are 1 to 2147483647",
         "log.queue_bytes = 1.5 (a.toml): allowed are",
         "timing.heartbeat_ms = soon (the variable DURACTOR_TIMING_HEARTBEAT_MS): allowed are 5 to",
         "DURACTOR_NODE_NUMBR (the environment): there is no key",

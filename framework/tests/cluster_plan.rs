@@ -78,7 +78,9 @@ impl Model {
             self.view.down.remove(&member);
             let (properties, level, stopping) = (Properties::default(), LEVEL, false);
             let (reaches, revision) = (Vec::new(), u64::MAX);
-            let about = About { properties, level, stopping, reaches, revision };
+            let (log_delay_ms, probes) = (0, true);
+            let about =
+                About { properties, level, stopping, reaches, revision, log_delay_ms, probes };
             self.view.about.insert(member, about);
         } else {
             self.view.up.remove(&member);

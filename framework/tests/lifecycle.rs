@@ -542,3 +542,39 @@ async fn a_node_that_is_shut_down_holds_on_to_nothing() {
     settle().await;
     assert_eq!(std::sync::Arc::strong_count(&world.journal), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_ledger_and_what_is_in_memory_are_metrics() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    let recorder = DebuggingRecorder::new();
+    let told = recorder.snapshotter();
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    // All that was told since the last look, as numbers.
+    let look = || {
+        let all = told.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
+            let labels = key.key().labels().map(metrics::Label::value);
+            let name = std::iter::once(key.key().name()).chain(labels).collect::<Vec<_>>();
+            let number = match value {
+                DebugValue::Counter(n) => n,
+                DebugValue::Gauge(n) => n.into_inner() as u64,
+                DebugValue::Histogram(_) => panic!("there is none"),
+            };
+            (name.join(" ").replace("duractor_", ""), number)
+        });
+        all.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let world = World::new();
+    let node = world.start().await;
+    account(&node, "one").ask(Add { by: 1 }).await.unwrap();
+    let waiting = tokio::spawn(account(&node, "two").ask(WhenPositive {}).into_future());
+    wait(2_000).await;
+    let seen = look();
+    assert_eq!((seen["commands_accepted_total"], seen["commands_replied_total"]), (2, 1));
+    assert_eq!((seen["commands_open"], seen["entities_active account"]), (1, 2));
+    waiting.abort();
+    finish(node).await;
+    let seen = look();
+    let ended = ["replied", "rejected", "dead_lettered"].map(|end| format!("commands_{end}_total"));
+    assert_eq!(ended.iter().map(|end| seen[end]).sum::<u64>(), seen["commands_accepted_total"]);
+    assert_eq!((seen["commands_open"], seen["entities_active account"]), (0, 0));
+}

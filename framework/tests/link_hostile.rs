@@ -13,11 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use duractor::link::{LinkConfig, LinkError, Links, Refusal, Security, TlsError, dev::DevCa};
+use duractor::link::{
+    FIRST_CLIENT, LinkConfig, LinkError, Links, Membership, Refusal, Security, TlsError, dev::DevCa,
+};
 use duractor_journal::{
     Member, Transport,
     transport::{Channel, Class, Event},
 };
+use futures_util::StreamExt;
 use link_kit::{CLUSTER, Heard, Proxy, Site, wait_until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -287,4 +290,55 @@ async fn keys_are_for_their_owners_eyes_only() {
         assert_eq!(mode & 0o777, 0o600, "{}", key.display());
     }
     assert_eq!(CLUSTER, "tests");
+}
+
+fn client(site: &Site, number: u32) -> LinkConfig {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let ca = DevCa::create(site.dir.path(), CLUSTER).unwrap();
+    let files = Security::Tls(ca.client("web").unwrap());
+    LinkConfig::new(Member::new(FIRST_CLIENT + number, 1), CLUSTER, listen, files)
+}
+
+/// A client is let in where clients are, and no more than may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_let_in_up_to_a_number() {
+    let site = Site::tls();
+    is_refused(site.config(1), client(&site, 1), Refusal::Clients).await;
+    let mut config = site.config(1);
+    config.max_clients = 1;
+    let (node, heard) = start_victim(config).await;
+    let mut membership = node.membership();
+    let first = Links::start(client(&site, 1)).await.unwrap();
+    first.reach(&node.address().to_string());
+    heard.up(first.me()).await;
+    let second = Links::start(client(&site, 2)).await.unwrap();
+    second.reach(&node.address().to_string());
+    let refused = |links: &Links| links.refusals().by_peer.get(&Refusal::Clients).copied();
+    wait_until("the second is refused", || refused(&second).is_some()).await;
+    assert_eq!(node.peers(), [], "a client is no peer");
+    // A node comes: of the client nothing was said.
+    let friend = site.start(2).await;
+    friend.reach(&node.address().to_string());
+    let first_said = membership.next().await;
+    assert_eq!(first_said, Some(Membership::PeerUp { peer: friend.me() }));
+    first.shutdown().await;
+    heard.up(second.me()).await;
+    for links in [second, friend, node] {
+        links.shutdown().await;
+    }
+}
+
+/// With a client's certificate nobody is a node, and with a node's nobody a client. That each refuses to
+/// start so is the first barrier; what the other side refuses is tested where it is decided.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_the_other_kind_is_refused_at_the_start() {
+    let site = Site::tls();
+    let mut node = site.config(3);
+    node.security = client(&site, 1).security;
+    let error = Links::start(node).await.err().unwrap();
+    assert!(error.to_string().contains("names duractor://tests/client/web"), "{error}");
+    let mut config = client(&site, 1);
+    config.security = site.security(3);
+    let error = Links::start(config).await.err().unwrap();
+    assert!(error.to_string().contains("this is duractor://tests/client/NAME"), "{error}");
 }

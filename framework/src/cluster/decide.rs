@@ -94,7 +94,11 @@ impl Decider {
                 let status = drain_status(state, &self.shared.view(), member);
                 Ok(Reply::Draining { status })
             }
-            Request::Which | Request::Order { .. } | Request::CallOff { .. } => Ok(Reply::Done),
+            // The desk or the manager has answered these.
+            Request::Which
+            | Request::Probe { .. }
+            | Request::Order { .. }
+            | Request::CallOff { .. } => Ok(Reply::Done),
         }
     }
 

@@ -13,11 +13,13 @@ use ractor::ActorRef;
 
 use super::{
     error::Refusal,
-    hello::{check_peer, say_hello, turn_away},
+    hello::{check_peer, client_comes, client_goes, say_hello, turn_away},
     manager::ManagerMessage,
+    probe::answer_probe,
     shared::Shared,
     wire::{Message, Reply, Request, decode},
 };
+use crate::link::is_client;
 
 /// Hears what arrives on the cluster's channel.
 pub(super) struct Desk {
@@ -29,6 +31,12 @@ impl Receiver for Desk {
     fn event(&self, event: Event) {
         let Some(shared) = self.shared.upgrade() else { return };
         match event {
+            Event::Up { peer, session } if is_client(peer) => client_comes(&shared, peer, session),
+            Event::Down { peer, session } if is_client(peer) => client_goes(&shared, peer, session),
+            // Members are told and asked by members.
+            Event::Frame { from, .. } if is_client(from) => {
+                tracing::warn!(%from, "a client has nothing to say about the cluster: not heard");
+            }
             Event::Up { peer, session } => {
                 shared.session_up(peer, session);
                 say_hello(&shared, peer);
@@ -78,6 +86,9 @@ impl Desk {
                 let reply = Reply::Cluster { cluster_id, cluster };
                 shared.calls.tell(from, &Message::Answer { id, reply });
             }
+            Message::Ask { id, request: Request::Probe { member } } if known => {
+                shared.spawn(answer_probe(shared.clone(), (from, id), member));
+            }
             Message::Ask { id, request } if known || matches!(request, Request::Join { .. }) => {
                 // A manager that is gone answers nobody; whoever asks tries another node.
                 let _ = self.manager.cast(ManagerMessage::Asked { from, id, request });
@@ -92,7 +103,8 @@ impl Desk {
                 shared.told(from, about, loads);
             }
             Message::Overview { term, status } if known => shared.take_overview(term, *status),
-            Message::Report { .. } | Message::Overview { .. } => {}
+            // The last is for clients.
+            Message::Report { .. } | Message::Overview { .. } | Message::Members { .. } => {}
         }
     }
 }

@@ -106,7 +106,7 @@ pub fn forecast(state: &ClusterState, view: &View, what_if: WhatIf) -> Result<Fo
     };
     for (n, place) in placement(&state, view).places().iter().enumerate() {
         match view.groups.get(&ShardId(n as u16)) {
-            Some(group) => forecast.moves.extend(moves(&state, group, place)),
+            Some(group) => forecast.moves.extend(moves((&state, view), group, place)),
             None => forecast.unknown.push(n as u16),
         }
     }
@@ -138,7 +138,7 @@ fn suppose(state: &ClusterState, what_if: WhatIf) -> Result<ClusterState, Refusa
     Ok(state)
 }
 
-fn moves(state: &ClusterState, group: &GroupReport, place: &Place) -> Vec<Move> {
+fn moves((state, view): (&ClusterState, &View), group: &GroupReport, place: &Place) -> Vec<Move> {
     let sharing = state.sharing();
     let wanted: BTreeSet<Member> =
         place.voters.iter().filter_map(|node| sharing.get(node).copied()).collect();
@@ -156,7 +156,10 @@ fn moves(state: &ClusterState, group: &GroupReport, place: &Place) -> Vec<Move> 
         moves.push(Move { shard, change, reason: reasons.join("; ") });
     }
     if let Some(to) = sharing.get(&place.preferred).filter(|to| **to != group.leader) {
-        let reason = why_leader(state, group.leader, *to, group.shard, &wanted);
+        let sick = view.sick.get(&group.leader);
+        let sick = sick.map(|why| format!("{} is sick: {why}", group.leader));
+        let why = || why_leader(state, group.leader, *to, group.shard, &wanted);
+        let reason = sick.unwrap_or_else(why);
         let change = Change::Leader { from: group.leader.to_string(), to: to.to_string() };
         moves.push(Move { shard, change, reason });
     }

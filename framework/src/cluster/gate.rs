@@ -3,7 +3,8 @@
 //! A link proves a cluster's name and a node's number. It does not prove that the node's disk is the
 //! one that the cluster knows: it may be of another cluster of that name, or of a member that was
 //! removed. So peers tell each other who they are on [`Channel::Cluster`], which the gate lets
-//! through, and everything else passes only in a session that was admitted.
+//! through, and everything else passes only in a session that was admitted. A client that is admitted
+//! gets through to entities alone, and is no peer.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,8 @@ use duractor_journal::{
     transport::{Channel, Class, Event, Receiver, SendError},
 };
 
+use crate::link::is_client;
+
 /// A transport that is closed to peers that were not admitted.
 pub(super) struct Gate {
     inner: Arc<dyn Transport>,
@@ -27,6 +30,7 @@ pub(super) struct Gate {
 
 /// Stands before a channel's receiver.
 struct Filter {
+    channel: Channel,
     gate: Weak<Gate>,
     receiver: Arc<dyn Receiver>,
     /// Sessions that are up below, and whether the receiver was told. Locked while it is told of
@@ -47,7 +51,7 @@ impl Gate {
     /// Lets a peer's session through.
     pub(super) fn admit(&self, peer: Member, session: u64) {
         self.admitted.write().unwrap_or_else(PoisonError::into_inner).insert(peer, session);
-        for filter in self.filters() {
+        for filter in self.filters().iter().filter(|filter| may_use(peer, filter.channel)) {
             filter.open(peer, session);
         }
     }
@@ -65,9 +69,9 @@ impl Gate {
         self.admitted.read().unwrap_or_else(PoisonError::into_inner).contains_key(&peer)
     }
 
-    fn admits(&self, peer: Member, session: u64) -> bool {
+    fn admits(&self, peer: Member, session: u64, channel: Channel) -> bool {
         let admitted = self.admitted.read().unwrap_or_else(PoisonError::into_inner);
-        admitted.get(&peer) == Some(&session)
+        admitted.get(&peer) == Some(&session) && may_use(peer, channel)
     }
 
     fn filters(&self) -> Vec<Arc<Filter>> {
@@ -77,6 +81,11 @@ impl Gate {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Channel, Arc<Filter>>> {
         self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a peer that is admitted gets through to.
+fn may_use(peer: Member, channel: Channel) -> bool {
+    !is_client(peer) || channel == Channel::Entities
 }
 
 impl Transport for Gate {
@@ -95,7 +104,7 @@ impl Transport for Gate {
         class: Class,
         frame: Bytes,
     ) -> Result<(), SendError> {
-        if channel != Channel::Cluster && !self.is_admitted(to) {
+        if channel != Channel::Cluster && !(self.is_admitted(to) && may_use(to, channel)) {
             return Err(SendError::NotConnected);
         }
         self.inner.send(to, channel, class, frame)
@@ -105,8 +114,8 @@ impl Transport for Gate {
         if channel == Channel::Cluster {
             return self.inner.listen(channel, receiver);
         }
-        let filter = Filter { gate: self.me.clone(), receiver, sessions: RwLock::default() };
-        let filter = Arc::new(filter);
+        let (gate, sessions) = (self.me.clone(), RwLock::default());
+        let filter = Arc::new(Filter { channel, gate, receiver, sessions });
         self.lock().insert(channel, filter.clone());
         self.inner.listen(channel, filter);
     }
@@ -121,8 +130,12 @@ impl Transport for Gate {
 
     fn peers(&self) -> Vec<Member> {
         let mut peers = self.inner.peers();
-        peers.retain(|peer| self.is_admitted(*peer));
+        peers.retain(|peer| self.is_admitted(*peer) && !is_client(*peer));
         peers
+    }
+
+    fn phi(&self, peer: Member) -> Option<f64> {
+        self.inner.phi(peer)
     }
 }
 
@@ -162,7 +175,8 @@ impl Receiver for Filter {
                 let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
                 sessions.insert(peer, (session, false));
                 drop(sessions);
-                if self.gate.upgrade().is_some_and(|gate| gate.admits(peer, session)) {
+                if self.gate.upgrade().is_some_and(|gate| gate.admits(peer, session, self.channel))
+                {
                     self.open(peer, session);
                 }
             }
@@ -298,6 +312,35 @@ mod tests {
         gate.admit(PEER, 7);
         below.event(up(7));
         assert_eq!(heard.take(), [up(7)]);
+    }
+
+    /// The planted bug of this module: to let a client through like a member. It could vote.
+    #[test]
+    fn a_client_gets_through_to_entities_alone() {
+        let client = Member::new(crate::link::FIRST_CLIENT + 1, 1);
+        for (channel, passes) in [
+            (Channel::Journal, false),
+            (Channel::Snapshots, false),
+            (Channel::Leader, false),
+            (Channel::Entities, true),
+        ] {
+            let below = Arc::new(Below::default());
+            let gate = Gate::new(below.clone());
+            let heard = Arc::new(Heard::default());
+            gate.listen(channel, heard.clone());
+            below.event(Event::Up { peer: client, session: 7 });
+            gate.admit(client, 7);
+            let frame = Bytes::from_static(b"x");
+            below.event(Event::Frame { from: client, session: 7, frame });
+            assert_eq!(!heard.take().is_empty(), passes, "{channel:?}");
+            assert_eq!(gate.send(client, channel, Class::Data, Bytes::new()).is_ok(), passes);
+            // Admitted before the channel hears of it, too.
+            below.event(Event::Down { peer: client, session: 7 });
+            heard.take();
+            gate.admit(client, 8);
+            below.event(Event::Up { peer: client, session: 8 });
+            assert_eq!(!heard.take().is_empty(), passes, "{channel:?}");
+        }
     }
 
     #[test]

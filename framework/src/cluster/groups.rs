@@ -36,6 +36,11 @@ pub trait Groups: Journal {
         shard: ShardId,
         to: Member,
     ) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// See [`LogJournal::delay_ms`]. 0 where nothing is measured.
+    fn delay_ms(&self) -> u64 {
+        0
+    }
 }
 
 impl Groups for LogJournal {
@@ -70,5 +75,9 @@ impl Groups for LogJournal {
         to: Member,
     ) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(LogJournal::transfer_leadership(self, shard, to))
+    }
+
+    fn delay_ms(&self) -> u64 {
+        LogJournal::delay_ms(self)
     }
 }

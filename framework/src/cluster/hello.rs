@@ -57,3 +57,42 @@ pub(super) fn check_standing(state: &ClusterState, peer: Member) -> Result<(), R
     }
     Ok(())
 }
+
+/// A client's link is up.
+pub(super) fn client_comes(shared: &Shared, client: Member, session: u64) {
+    shared.guests.comes(client, session);
+    shared.gate.admit(client, session);
+    tell_clients(shared);
+}
+
+/// A client's link is down.
+pub(super) fn client_goes(shared: &Shared, client: Member, session: u64) {
+    if shared.guests.goes(client, session) {
+        shared.gate.expel(client);
+    }
+}
+
+/// Tells every client who the members are, where it does not know yet. A node that is out, or has no
+/// state yet, says nothing.
+pub(super) fn tell_clients(shared: &Shared) {
+    let state = shared.state();
+    if shared.out().is_some() || state.cluster_id.is_none() {
+        return;
+    }
+    let untold = shared.guests.untold(state.revision);
+    if untold.is_empty() {
+        return;
+    }
+    let message = Message::Members {
+        cluster_id: shared.identity().cluster_id,
+        shards: shared.groups.shards(),
+        revision: state.revision,
+        members: state.present().into_iter().collect(),
+    };
+    for client in untold {
+        // What does not get through now is said with the next tick.
+        if shared.calls.tell(client, &message) {
+            shared.guests.told(client, state.revision);
+        }
+    }
+}

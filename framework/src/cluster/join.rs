@@ -158,13 +158,7 @@ impl Asker {
 
     async fn ask(&self, peer: Member, token: u64) -> Result<Identity, Refusal> {
         let (node, address) = (self.config.node_id(), self.address.clone());
-        let about = About {
-            properties: Properties::of(&self.config),
-            level: LEVEL,
-            stopping: false,
-            reaches: Vec::new(),
-            revision: 0,
-        };
+        let about = About::silent(Properties::of(&self.config), LEVEL);
         let request = Request::Join { node, address, token, about: Some(about) };
         match self.calls.ask(peer, request, ANSWER).await? {
             Reply::Welcome { cluster_id, incarnation, shards, members } => {

@@ -28,11 +28,7 @@ pub(super) struct OverLinks {
 /// nodes.
 pub(super) fn configured(config: &Config, env: &Env) -> Result<Arc<dyn Connect>, ClusterError> {
     let no_files = config.tls.key.as_os_str().is_empty();
-    let discovery = &config.discovery;
-    let alone = discovery.seeds.is_empty()
-        && discovery.dns.is_empty()
-        && std::env::var_os(&discovery.env).is_none();
-    match (no_files && !config.net.insecure, alone) {
+    match (no_files && !config.net.insecure, is_alone(config)) {
         (true, true) => Ok(Arc::new(Alone)),
         (true, false) => Err(ClusterError::Links {
             reason: "set tls.ca, tls.cert and tls.key; or, for nodes on one machine alone, \
@@ -44,6 +40,14 @@ pub(super) fn configured(config: &Config, env: &Env) -> Result<Arc<dyn Connect>,
             Ok(Arc::new(OverLinks { config, env, now: Mutex::default() }))
         }
     }
+}
+
+/// Whether no other node is named.
+pub(super) fn is_alone(config: &Config) -> bool {
+    let discovery = &config.discovery;
+    discovery.seeds.is_empty()
+        && discovery.dns.is_empty()
+        && std::env::var_os(&discovery.env).is_none()
 }
 
 impl OverLinks {
@@ -66,7 +70,8 @@ impl OverLinks {
         let mut links = LinkConfig::new(me, self.config.cluster.name.clone(), listen, security);
         links.env = self.env.clone();
         links.silence_ms = self.config.timing.peer_timeout_ms;
-        links.heartbeat_ms = (links.silence_ms / 5).clamp(1, 10_000);
+        links.max_clients = self.config.net.max_clients;
+        links.heartbeat_ms = (links.silence_ms / 5).clamp(1, 24_000);
         let links = Links::start(links).await.map_err(|error| refused(error.to_string()))?;
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(links.clone());
         Ok(links)

@@ -2,7 +2,7 @@
 //! node leads shard 0, and answers what other nodes ask.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,12 +19,14 @@ use super::{
     error::ClusterError,
     event::ClusterEvent,
     execute::{call_off, carry_out, order},
-    hello::{check_standing, say_hello, turn_away},
+    hello::{check_standing, say_hello, tell_clients, turn_away},
     identity::{Identity, Stage},
     overview::overview,
     plan::{Step, plan},
+    probe::Prober,
     records::Records,
     shared::{Shared, TICK},
+    sickness::{Rules as SickRules, Watch},
     view::View,
     wire::{ASKING, Message, Reply, Request},
 };
@@ -62,6 +64,10 @@ pub(super) struct ManagerState {
     shared: Arc<Shared>,
     decider: Decider,
     balancer: Balancer,
+    watch: Watch,
+    /// This node led shard 0 at the last look.
+    leading: bool,
+    prober: Prober,
     ticking: Arc<AtomicBool>,
     reached: BTreeSet<String>,
 }
@@ -79,7 +85,17 @@ impl Actor for Manager {
     ) -> Result<ManagerState, ActorProcessingErr> {
         let decider = Decider { shared: shared.clone(), records };
         let (balancer, reached) = (Balancer::default(), BTreeSet::new());
-        Ok(ManagerState { shared, decider, balancer, ticking, reached })
+        let (watch, prober) = (Watch::default(), Prober::default());
+        Ok(ManagerState {
+            shared,
+            decider,
+            balancer,
+            watch,
+            leading: false,
+            prober,
+            ticking,
+            reached,
+        })
     }
 
     async fn handle(
@@ -131,6 +147,9 @@ impl ManagerState {
         self.report();
         if self.shared.leads() && self.shared.identity().stage == Stage::Member {
             self.lead().await?;
+        } else {
+            self.leading = false;
+            self.shared.set_sick(BTreeMap::new());
         }
         Ok(())
     }
@@ -149,6 +168,7 @@ impl ManagerState {
             shared.gate.reach(address);
         }
         self.reached = wanted;
+        tell_clients(shared);
         for peer in shared.sessions().into_keys() {
             match check_standing(state, peer) {
                 Err(refusal) if peer.incarnation != ASKING => {
@@ -217,7 +237,14 @@ impl ManagerState {
         self.decider.records.refresh_all().await?;
         let address = self.shared.address.clone();
         self.decider.moved(self.shared.me, address).await?;
-        let view = self.shared.view();
+        if !std::mem::replace(&mut self.leading, true) {
+            self.watch = Watch::after(self.shared.said_sick().unwrap_or_default());
+        }
+        let mut view = self.shared.view();
+        view.sick = self.watch_over(&view);
+        self.prober.look(&self.shared, &view);
+        // Before anything is handed over: who leads next goes on from it.
+        self.tell_overview(&view);
         for step in plan(&self.decider.records.state, &view) {
             match step {
                 Step::Record(event) => self.decider.records.record(&event).await?,
@@ -225,13 +252,27 @@ impl ManagerState {
             }
         }
         self.balance(&view).await?;
-        self.tell_overview(&view);
         // Those of which nothing is heard for a moment only have another leader in a moment.
         let silent = self.shared.silent_for().into_iter().filter(|(_, since)| *since > 2 * TICK);
         let silent: Vec<_> = silent.map(|(shard, _)| shard).collect();
         let what = format!("nobody reports to lead {silent:?}");
         self.shared.problem("shards", (!silent.is_empty()).then_some(what));
         Ok(())
+    }
+
+    /// Who had better lead nothing for a while.
+    fn watch_over(&mut self, view: &View) -> BTreeMap<Member, String> {
+        let now_ms = self.shared.started.elapsed().as_millis() as u64;
+        let state = &self.decider.records.state;
+        let sick = self.watch.look(state, view, SickRules::default(), now_ms);
+        for (member, why) in sick.iter().filter(|(member, _)| !view.sick.contains_key(member)) {
+            tracing::warn!(%member, why, "it is to lead nothing until it is well");
+        }
+        for member in view.sick.keys().filter(|member| !sick.contains_key(member)) {
+            tracing::info!(%member, "it is well, and may lead again");
+        }
+        self.shared.set_sick(sick.clone());
+        sick
     }
 
     /// Moves a leadership because of load, where that is due.

@@ -21,6 +21,7 @@
 //! | [`properties`], [`event`], [`state`] | what members are, what happened to the cluster, and what it amounts to |
 //! | `spread`, [`placement`] | which node keeps which shard. Pure |
 //! | [`view`], `wanted`, [`checks`] | what the leader of shard 0 sees, what the state wants; what may be drained, removed, stopped. Pure |
+//! | [`sight`], `sickness` | who sees whom; who had better lead nothing for a while. Pure |
 //! | `noted`, [`plan`](mod@plan), [`balance`], [`forecast`], [`overview`] | what to record, the next steps, what to move for load, a dry run, how far it is. Pure |
 //! | `identity`, `audit`, `damage` | the data directory: whose it is, what was done to it, setting it aside |
 //! | `wire`, `calls` | what nodes say to each other |
@@ -29,8 +30,10 @@
 //! | [`discovery`], `join` | finding other nodes, and asking to be let in |
 //! | `records` | the state in the journal |
 //! | `tenant` | what runs on top of the journal, and is asked before a group changes |
-//! | `shared`, `hello`, `execute`, `decide`, `manager`, `desk` | what runs on every node |
+//! | `guests` | clients that are linked to this node |
+//! | `shared`, `hello`, `probe`, `execute`, `decide`, `manager`, `desk` | what runs on every node |
 //! | [`status`], `links`, `start`, `handle`, `operate` | the ways in: [`Cluster`] |
+//! | `visit` | a client's side: who the members are, and the links to them |
 
 mod audit;
 pub mod balance;
@@ -47,6 +50,7 @@ mod execute;
 pub mod forecast;
 mod gate;
 pub mod groups;
+mod guests;
 mod handle;
 mod hello;
 mod identity;
@@ -58,15 +62,19 @@ mod operate;
 pub mod overview;
 pub mod placement;
 pub mod plan;
+mod probe;
 pub mod properties;
 mod records;
 mod shared;
+mod sickness;
+pub mod sight;
 mod spread;
 mod start;
 pub mod state;
 pub mod status;
 mod tenant;
 pub mod view;
+mod visit;
 mod wanted;
 mod wire;
 
@@ -81,3 +89,5 @@ pub use start::Parts;
 pub use state::{ClusterState, Phase};
 pub use status::ClusterStatus;
 pub(crate) use tenant::Tenant;
+pub use visit::ClientParts;
+pub(crate) use visit::Visit;

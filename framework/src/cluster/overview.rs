@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checks::{DrainStatus, drain_status},
     forecast::{Forecast, WhatIf, forecast},
+    sight::{Sight, sights},
     state::{ClusterState, Phase},
     view::View,
 };
@@ -41,6 +42,9 @@ pub struct BalanceStatus {
     pub drains: Vec<DrainStatus>,
     /// Members whose replicas others have got because they were not reached for too long, as `2.1`.
     pub absent: Vec<String>,
+    /// Who reaches whom, whose log is slow, and who leads nothing because of that.
+    #[serde(default)]
+    pub sights: Vec<Sight>,
     /// Commands per second, of all shards.
     pub commands_per_s: u64,
     /// Shards of which much more is asked than of others, the hottest first.
@@ -98,6 +102,7 @@ pub(super) fn overview(state: &ClusterState, view: &View) -> BalanceStatus {
         unknown,
         drains: present.filter_map(|(member, _)| drain_status(state, view, *member)).collect(),
         absent: absent.map(|(member, _)| member.to_string()).collect(),
+        sights: sights(state, view),
         commands_per_s: loads.iter().map(|load| load.commands_per_s).sum(),
         hot_shards: hot_shards(&loads, u64::from(state.shards.max(1))),
         hot_entities: hot_entities(&loads),

@@ -84,7 +84,8 @@ impl Planner<'_> {
         let able = |member: &Member| self.view.can_lead(self.state, group, *member);
         // Where all that belong there are drained, one of them leads in the end.
         let hopeful = !target.iter().all(drained);
-        if drained(&group.leader) && hopeful && group.voters.iter().any(able) {
+        let sick = self.view.sick.contains_key(&group.leader);
+        if (sick || drained(&group.leader) && hopeful) && group.voters.iter().any(able) {
             let to = self.successor(group, &group.voters, place)?;
             return self.transfer(group, to);
         }

@@ -70,6 +70,37 @@ pub struct About {
     /// The revision of the cluster's state that it has.
     #[serde(default)]
     pub revision: u64,
+    /// How long its log takes until a write is durable, in milliseconds; 0 from a release that does not
+    /// say.
+    #[serde(default)]
+    pub log_delay_ms: u64,
+    /// Whether it can be asked to look for another member.
+    #[serde(default)]
+    pub probes: bool,
+}
+
+#[cfg(test)]
+impl About {
+    /// Of a node that is well and reaches nobody.
+    pub(super) fn of_tests() -> Self {
+        Self::silent(Properties::default(), super::event::LEVEL)
+    }
+}
+
+impl About {
+    /// Of a node that has nothing to say yet but what it is.
+    pub(super) fn silent(properties: Properties, level: u16) -> Self {
+        let reaches = Vec::new();
+        Self {
+            properties,
+            level,
+            stopping: false,
+            reaches,
+            revision: 0,
+            log_delay_ms: 0,
+            probes: true,
+        }
+    }
 }
 
 /// Where a shard had better be.

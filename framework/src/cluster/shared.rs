@@ -21,9 +21,11 @@ use super::{
     event::LEVEL,
     gate::Gate,
     groups::Groups,
+    guests::Guests,
     identity::Identity,
     overview::BalanceStatus,
     properties::{About, Properties},
+    sight::reached,
     state::{ClusterState, Phase},
     tenant::Tenancy,
     view::{GroupReport, View, is_stale_by_plant},
@@ -59,6 +61,8 @@ pub(super) struct Shared {
     pub(super) calls: Calls,
     pub(super) groups: Arc<dyn Groups>,
     pub(super) tenancy: Tenancy,
+    /// Clients that are linked to this node.
+    pub(super) guests: Guests,
     identity: Mutex<Identity>,
     state: Mutex<Arc<ClusterState>>,
     sessions: Mutex<BTreeMap<Member, Session>>,
@@ -77,6 +81,8 @@ pub(super) struct Shared {
     silent: Mutex<BTreeMap<ShardId, Instant>>,
     /// Since when members are not reached.
     lost: Mutex<BTreeMap<Member, Instant>>,
+    /// Who had better lead nothing, and why.
+    sick: Mutex<BTreeMap<Member, String>>,
     /// What the leader of shard 0 said last, in which term, and when.
     overview: Mutex<Option<(Term, BalanceStatus, Instant)>>,
     /// What is asked of this node.
@@ -116,6 +122,7 @@ impl Shared {
             calls,
             groups,
             tenancy: Tenancy::new(),
+            guests: Guests::default(),
             identity: Mutex::new(identity),
             state: Mutex::default(),
             sessions: Mutex::default(),
@@ -127,6 +134,7 @@ impl Shared {
             leading: Mutex::new(Term(0)),
             silent: Mutex::default(),
             lost: Mutex::default(),
+            sick: Mutex::default(),
             overview: Mutex::default(),
             load: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -218,6 +226,8 @@ impl Shared {
             stopping: self.stopping.load(Ordering::Relaxed),
             reaches: self.gate.peers(),
             revision: self.state().revision,
+            log_delay_ms: self.groups.delay_ms(),
+            probes: true,
         }
     }
 
@@ -304,6 +314,15 @@ impl Shared {
         fresh.map(|(_, status, _)| status.clone())
     }
 
+    /// Who is sick, as the leader of shard 0 said lately, whichever that is. `None` where nobody did.
+    pub(super) fn said_sick(&self) -> Option<BTreeMap<Member, String>> {
+        let overview = self.overview()?;
+        let state = self.state();
+        let member = |name: &str| state.members.keys().copied().find(|m| m.to_string() == name);
+        let sick = overview.sights.into_iter();
+        Some(sick.filter_map(|sight| Some((member(&sight.member)?, sight.sick?))).collect())
+    }
+
     /// What the leader of shard 0 decides on.
     pub(super) fn view(&self) -> View {
         self.forget_former();
@@ -321,6 +340,7 @@ impl Shared {
         let busy = lock(&self.busy);
         View {
             down: self.down(now, &up, &about),
+            sick: lock(&self.sick).clone(),
             up,
             groups,
             busy: busy.keys().copied().collect(),
@@ -363,8 +383,7 @@ impl Shared {
         up: &BTreeMap<Member, u64>,
         about: &BTreeMap<Member, About>,
     ) -> BTreeMap<Member, u64> {
-        let reached: BTreeSet<Member> =
-            about.values().flat_map(|about| about.reaches.iter().copied()).collect();
+        let reached = reached(about);
         let mut lost = lock(&self.lost);
         let state = self.state();
         lost.retain(|member, _| state.phase_of(*member) != Some(Phase::Removed));
@@ -378,6 +397,17 @@ impl Shared {
             down.insert(member, now.duration_since(*since).as_millis() as u64);
         }
         down
+    }
+
+    /// Another member has just got an answer from one that this node does not reach.
+    pub(super) fn reached_by_another(&self, member: Member) {
+        if let Some(since) = lock(&self.lost).get_mut(&member) {
+            *since = Instant::now();
+        }
+    }
+
+    pub(super) fn set_sick(&self, sick: BTreeMap<Member, String>) {
+        *lock(&self.sick) = sick;
     }
 
     /// A step of a shard begins. False where one is under way.

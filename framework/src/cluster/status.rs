@@ -1,6 +1,6 @@
 //! How a cluster is, as one node sees it.
 
-use duractor_journal::{Role, ShardId};
+use duractor_journal::{Role, ShardId, Transport};
 use serde::Serialize;
 
 use super::{
@@ -31,6 +31,8 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// This node's groups.
     pub groups: Vec<GroupRow>,
+    /// How many clients are linked to this node. They are no members.
+    pub clients: usize,
     /// What is wrong.
     pub problems: Vec<String>,
     /// How the cluster is balanced: what moves, what is drained, what is hot. `None` where the leader of
@@ -52,6 +54,9 @@ pub struct MemberStatus {
     pub phase: Phase,
     /// Whether it can be reached from this node.
     pub up: bool,
+    /// How likely it is gone although it is linked still, as seen from this node: the probability that
+    /// its silence is chance is 10^-phi. Rounded down; it is given up at 8. `None` where nothing is known.
+    pub phi: Option<u32>,
     /// Since when it stands so, in milliseconds since 1970.
     pub since_ms: u64,
     /// Why.
@@ -143,6 +148,7 @@ pub(super) fn status(shared: &Shared) -> ClusterStatus {
         replication: state.replication,
         members: members(shared, &state),
         groups: groups.collect(),
+        clients: shared.guests.count(),
         problems: shared.problems(),
         balance: shared.overview().map(|balance| corrected(shared, balance)),
     }
@@ -170,6 +176,7 @@ fn members(shared: &Shared, state: &ClusterState) -> Vec<MemberStatus> {
             address: known.address.clone(),
             phase: known.phase,
             up: *member == shared.me || shared.gate.is_admitted(*member),
+            phi: shared.gate.phi(*member).map(|phi| phi as u32),
             since_ms: known.since_ms,
             reason: known.reason.clone(),
             properties: known.properties.clone(),

@@ -74,6 +74,8 @@ pub struct View {
     pub replace_after_ms: u64,
     /// How many groups may take in new voters at once: each may ship a whole shard.
     pub moves: usize,
+    /// Members that had better lead nothing for a while, and why.
+    pub sick: BTreeMap<Member, String>,
     /// What members say of themselves.
     pub about: BTreeMap<Member, About>,
     /// How much is asked of the shards, as their leaders say.
@@ -91,6 +93,7 @@ impl Default for View {
             down: BTreeMap::new(),
             replace_after_ms: u64::MAX,
             moves: 2,
+            sick: BTreeMap::new(),
             about: BTreeMap::new(),
             loads: BTreeMap::new(),
         }
@@ -113,6 +116,7 @@ impl View {
             && group.is_caught_up(member)
             && state.drained(member).is_none()
             && !self.is_stopping(member)
+            && !self.sick.contains_key(&member)
     }
 
     /// Which events every member understands: as it says now, or said when it was last there.

@@ -12,7 +12,8 @@ pub(super) fn placement(state: &ClusterState, view: &View) -> Placement {
     let site = |node| {
         let member = state.newest(node)?;
         let known = state.members.get(&member)?;
-        let leads = known.drain.is_none() && !view.is_stopping(member);
+        let sick = view.sick.contains_key(&member);
+        let leads = known.drain.is_none() && !view.is_stopping(member) && !sick;
         Some((node, Site { properties: known.properties.clone(), leads }))
     };
     Placement {

@@ -78,6 +78,18 @@ pub(super) enum Message {
         /// How it is.
         status: Box<BalanceStatus>,
     },
+    /// Who the members are: to a client, when it comes and whenever that changes. Clients say nothing
+    /// on this channel.
+    Members {
+        /// The cluster's id.
+        cluster_id: u64,
+        /// How many shards it has.
+        shards: u16,
+        /// The revision of the cluster's state that this follows from.
+        revision: u64,
+        /// The members, with their addresses.
+        members: Vec<(Member, String)>,
+    },
 }
 
 /// What one node asks of another.
@@ -147,6 +159,11 @@ pub(super) enum Request {
     Forecast {
         /// After which change.
         what_if: WhatIf,
+    },
+    /// Do you get an answer from this member?
+    Probe {
+        /// Which.
+        member: Member,
     },
     /// How far is the draining of a node?
     Draining {
@@ -278,6 +295,11 @@ pub(super) enum Reply {
         /// Not removed.
         present: bool,
     },
+    /// To `Probe`.
+    Probed {
+        /// Whether it answered.
+        answers: bool,
+    },
     /// To `Forecast`.
     Forecast {
         /// What would be moved.
@@ -362,6 +384,12 @@ mod tests {
             Message::Ask { id: 1, request: Request::Which },
             Message::Answer { id: 1, reply: Reply::Refused { refusal } },
             Message::Report { groups: vec![group], about: None, loads: Vec::new() },
+            Message::Members {
+                cluster_id: 1,
+                shards: 12,
+                revision: 3,
+                members: vec![(member, "a:1".into())],
+            },
         ] {
             assert_eq!(decode(&encode(&message)), Ok(message));
         }

@@ -1,5 +1,7 @@
 //! The keys of the configuration: what each is for, its default, and what it may be.
 
+use crate::link::FIRST_CLIENT;
+
 /// What a key may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
@@ -51,7 +53,12 @@ use Allowed::{Address, Addresses, DnsName, Name, Names, Number, Path, Switch, Va
 
 /// Every key there is.
 pub const KEYS: &[Key] = &[
-    key("node.number", "1", Number(1, u32::MAX as u64), "This node's number within the cluster"),
+    key(
+        "node.number",
+        "1",
+        Number(1, FIRST_CLIENT as u64 - 1),
+        "This node's number within the cluster",
+    ),
     key("node.data_dir", "data", Path, "The folder with everything that this node keeps"),
     key("node.roles", "", Names, "What the node is for; shards can be bound to nodes of a role"),
     key("node.zone", "", Name, "What fails together: replicas are spread over zones first"),
@@ -93,6 +100,12 @@ pub const KEYS: &[Key] = &[
     key("net.listen", "127.0.0.1:7400", Address, "Where other nodes reach this one"),
     key("net.advertise", "", Address, "What others are told to dial; net.listen unless set"),
     key("net.insecure", "false", Switch, "Plain TCP instead of mutual TLS; for loopback alone"),
+    key(
+        "net.max_clients",
+        "256",
+        Number(0, 65_536),
+        "How many clients may be linked to this node at once",
+    ),
     key("tls.ca", "", Path, "PEM file with the certificates of the cluster's CA"),
     key("tls.cert", "", Path, "PEM file with this node's certificate"),
     key("tls.key", "", Path, "PEM file with this node's private key"),
@@ -123,7 +136,7 @@ pub const KEYS: &[Key] = &[
         "timing.peer_timeout_ms",
         "500",
         Number(50, 120_000),
-        "A peer that is not heard of for so long is down",
+        "A peer that is not heard of for so long is down, at the latest",
     ),
     key(
         "timing.join_timeout_ms",

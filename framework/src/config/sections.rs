@@ -90,6 +90,8 @@ section! {
         advertise: String,
         /// Plain TCP instead of mutual TLS, on loopback alone.
         insecure: bool,
+        /// How many clients may be linked to this node at once.
+        max_clients: usize,
     }
 }
 /// PEM files for mutual TLS: all of them or none.
@@ -137,7 +139,7 @@ section! {
         election_min_ms: u64,
         /// Longest such time, and a leader's lease.
         election_max_ms: u64,
-        /// A peer that is not heard of for so long is down.
+        /// A peer that is not heard of for so long is down, at the latest.
         peer_timeout_ms: u64,
         /// How long a node tries to join before it gives up.
         join_timeout_ms: u64,

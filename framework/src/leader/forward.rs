@@ -1,11 +1,7 @@
 //! How calls get to the leader: by the cluster's links, or another way that an application has.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -15,16 +11,14 @@ use duractor_journal::{
     transport::{Channel, Class, Event, Receiver},
 };
 use futures_util::future::BoxFuture;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     error::{LeaderError, LeaderInfo},
     handlers::LeaderCall,
     wire::{Call, Frame, Refusal},
 };
+use crate::pending::Pending;
 
 /// Calls of other nodes that are handled at once; more are refused. As many calls to others may wait.
 const MAX_CALLS: usize = 1024;
@@ -50,15 +44,11 @@ pub(super) trait Host: Send + Sync {
     fn handle(&self, call: LeaderCall) -> BoxFuture<'static, Result<Bytes, LeaderError>>;
 }
 
-/// Who waits for the answer of whom.
-type Waiting = (Member, oneshot::Sender<Result<Bytes, Refusal>>);
-
 /// Calls over the cluster's links.
 pub(super) struct Links {
     transport: Arc<dyn Transport>,
     host: OnceLock<Weak<dyn Host>>,
-    next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    pending: Pending<Result<Bytes, Refusal>>,
     handled: Arc<Semaphore>,
     me: Weak<Links>,
 }
@@ -69,9 +59,7 @@ impl Links {
         let links = Arc::new_cyclic(|me| Self {
             transport,
             host: OnceLock::new(),
-            // Not from 1: an answer to an earlier life of this node must not be taken for one to this.
-            next: AtomicU64::new(env.entropy.next_u64()),
-            waiting: Mutex::default(),
+            pending: Pending::new(env.entropy.next_u64()),
             handled: Arc::new(Semaphore::new(MAX_CALLS)),
             me: me.clone(),
         });
@@ -84,35 +72,24 @@ impl Links {
         let _ = self.host.set(host);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn ask(
         self: Arc<Self>,
         to: Member,
         call: LeaderCall,
         patience: Duration,
     ) -> Result<Bytes, LeaderError> {
-        let id = self.next.fetch_add(1, Relaxed);
+        let busy = |_| LeaderError::Busy { limit: MAX_CALLS };
+        let mut question = self.pending.ask(to, MAX_CALLS).map_err(busy)?;
+        let id = question.id;
         let LeaderCall { name, version, payload } = call;
         let timeout_ms = patience.as_millis() as u64;
         let frame = Frame::Call(Call { id, name, version, timeout_ms, payload }).encode();
         let unreachable = |reason, effect| LeaderError::Unreachable { leader: to, reason, effect };
         let frame = frame.map_err(|reason| unreachable(reason, Effect::None))?;
-        let (tell, answer) = oneshot::channel();
-        {
-            let mut waiting = self.lock();
-            if waiting.len() >= MAX_CALLS {
-                return Err(LeaderError::Busy { limit: MAX_CALLS });
-            }
-            waiting.insert(id, (to, tell));
-        }
-        let _forget = Forget { links: &self, id };
         if let Err(error) = self.transport.send(to, Channel::Leader, Class::Data, frame) {
             return Err(unreachable(error.to_string(), Effect::None));
         }
-        match timeout(patience, answer).await {
+        match timeout(patience, &mut question.answer).await {
             Ok(Ok(answer)) => answer.map_err(|refusal| refusal.error(to)),
             Ok(Err(_)) => Err(unreachable("the link to it was lost".to_owned(), Effect::Unknown)),
             Err(_) => Err(LeaderError::Timeout),
@@ -153,28 +130,9 @@ impl Links {
     fn frame(self: &Arc<Self>, from: Member, frame: &Bytes) {
         match Frame::decode(frame) {
             Ok(Frame::Call(call)) => self.called(from, call),
-            Ok(Frame::Answer { id, answer }) => {
-                let mut waiting = self.lock();
-                if waiting.get(&id).is_some_and(|(asked, _)| *asked == from)
-                    && let Some((_, tell)) = waiting.remove(&id)
-                {
-                    drop(waiting);
-                    // Its caller may have given up.
-                    let _ = tell.send(answer);
-                }
-            }
+            Ok(Frame::Answer { id, answer }) => self.pending.answered(from, id, answer),
             Err(error) => tracing::error!(%from, error, "a malformed message for the leader"),
         }
-    }
-
-    /// Nobody is told in the lock: dropping the sender tells.
-    fn lost(&self, peer: Member) {
-        let mut waiting = self.lock();
-        let (gone, left): (BTreeMap<_, _>, _) =
-            std::mem::take(&mut *waiting).into_iter().partition(|(_, (to, _))| *to == peer);
-        *waiting = left;
-        drop(waiting);
-        drop(gone);
     }
 }
 
@@ -192,18 +150,6 @@ impl Forward for Links {
     }
 }
 
-/// Takes back a call that nobody waits for any more.
-struct Forget<'a> {
-    links: &'a Links,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.links.lock().remove(&self.id);
-    }
-}
-
 /// What the transport tells.
 struct Ear(Weak<Links>);
 
@@ -212,7 +158,7 @@ impl Receiver for Ear {
         let Some(links) = self.0.upgrade() else { return };
         match event {
             Event::Up { .. } => {}
-            Event::Down { peer, .. } => links.lost(peer),
+            Event::Down { peer, .. } => links.pending.lost(peer),
             Event::Frame { from, frame, .. } => links.frame(from, &frame),
         }
     }

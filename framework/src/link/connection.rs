@@ -15,7 +15,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
     refusal::{Refusal, Refused},
-    tls::{Certified, Tls},
+    tls::Tls,
+    who::Certified,
     wire::broken,
 };
 

@@ -21,6 +21,7 @@ use super::{
     peer::Link,
     refusal::{Book, Refusal, Refused},
     tls::Tls,
+    who::{FIRST_CLIENT, is_client},
     wire::{Purpose, Speaker, Token},
 };
 
@@ -31,12 +32,29 @@ const LOST: usize = 4;
 #[derive(Default)]
 struct Table {
     closed: bool,
-    /// At most one link with each node.
-    links: BTreeMap<NodeId, Arc<Link>>,
+    /// At most one link with each node, and with each client.
+    links: BTreeMap<Member, Arc<Link>>,
     /// Looked up, never iterated.
     by_token: HashMap<Token, Arc<Link>>,
     lost: BTreeMap<NodeId, Vec<Token>>,
     dials: BTreeMap<String, AbortHandle>,
+}
+
+impl Table {
+    /// How many links there are with clients.
+    fn clients(&self) -> usize {
+        self.links.range(Member::new(FIRST_CLIENT, 0)..).count()
+    }
+}
+
+/// Under what a link is found: a node has one, whatever its incarnation. A client is one process, and
+/// the incarnation is a part of what it has drawn.
+fn seat(peer: Member) -> Member {
+    if is_client(peer) { peer } else { Member { node: peer.node, incarnation: 0 } }
+}
+
+fn named(met: &Met) -> &str {
+    met.name.as_deref().unwrap_or("a client without a certificate")
 }
 
 /// What all parts share.
@@ -89,10 +107,10 @@ impl Core {
 
     /// The link with a member, announced or not.
     pub(crate) fn link(&self, peer: Member) -> Option<Arc<Link>> {
-        self.table().links.get(&peer.node).filter(|link| link.peer == peer).cloned()
+        self.table().links.get(&seat(peer)).filter(|link| link.peer == peer).cloned()
     }
 
-    /// All links, in the order of their nodes.
+    /// All links, in the order of their nodes; clients come last.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         self.table().links.values().cloned().collect()
     }
@@ -120,18 +138,25 @@ impl Core {
         if table.closed {
             return Err(Refused::new(Refusal::Closing, "no more links"));
         }
-        let old = table.links.get(&met.peer.node).cloned();
+        let old = table.links.get(&seat(met.peer)).cloned();
         if let Some(old) = &old {
             let there = There { boot: old.boot, token: old.token, dialled: old.dialled };
             if !takes_over(self.config.me.node, &there, met, dialled) {
                 return Err(Refused::new(Refusal::Duplicate, format!("with {}", met.peer)));
             }
         }
+        if is_client(met.peer) && old.is_none() && table.clients() >= self.config.max_clients {
+            let detail = format!("{} are, and {} is one more", table.clients(), named(met));
+            return Err(Refused::new(Refusal::Clients, detail));
+        }
         let number = self.next_number.fetch_add(1, SeqCst);
         let link = Link::new(met, number, dialled, &self.config, self.hub.receivers.clone());
-        table.links.insert(met.peer.node, link.clone());
+        table.links.insert(seat(met.peer), link.clone());
         table.by_token.insert(link.token, link.clone());
         drop(table);
+        if is_client(met.peer) {
+            tracing::info!(peer = %met.peer, name = named(met), number, "a client comes");
+        }
         if let Some(old) = old {
             let restarted = old.boot != met.boot;
             old.close(if restarted { "the peer was restarted" } else { "the peer dialled again" });
@@ -161,14 +186,17 @@ impl Core {
         {
             let mut table = self.table();
             table.by_token.remove(&link.token);
-            let node = link.peer.node;
-            if table.links.get(&node).is_some_and(|there| Arc::ptr_eq(there, link)) {
-                table.links.remove(&node);
+            let place = seat(link.peer);
+            if table.links.get(&place).is_some_and(|there| Arc::ptr_eq(there, link)) {
+                table.links.remove(&place);
             }
-            let lost = table.lost.entry(node).or_default();
-            lost.push(link.token);
-            let surplus = lost.len().saturating_sub(LOST);
-            lost.drain(..surplus);
+            // Of use to who dials, and nobody dials clients: of these there is no end.
+            if !is_client(link.peer) {
+                let lost = table.lost.entry(link.peer.node).or_default();
+                lost.push(link.token);
+                let surplus = lost.len().saturating_sub(LOST);
+                lost.drain(..surplus);
+            }
         }
         link.dismantle();
     }
@@ -280,6 +308,7 @@ mod tests {
             token: [0; 16],
             cookie: String::new(),
             lost,
+            name: None,
         }
     }
 

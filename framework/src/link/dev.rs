@@ -26,7 +26,10 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
-use super::tls::{Certified, TlsFiles, is_cluster_name};
+use super::{
+    tls::TlsFiles,
+    who::{Certified, is_name},
+};
 
 /// Why a development certificate was not made.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum DevError {
     /// The cluster's name cannot be in a certificate.
     #[error("a cluster's name is 1 to 64 of a-z A-Z 0-9 - _ ., and {0:?} is not")]
     Cluster(String),
+    /// The client's name cannot be in a certificate.
+    #[error("a client's name is 1 to 64 of a-z A-Z 0-9 - _ ., and {0:?} is not")]
+    Client(String),
     /// The certificate cannot be made.
     #[error("no certificate was made: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -62,7 +68,7 @@ impl DevCa {
     /// [`DevError`]. Files of a new CA may be there in part.
     pub fn create(dir: impl Into<PathBuf>, cluster: &str) -> Result<Self, DevError> {
         let dir = dir.into();
-        if !is_cluster_name(cluster) {
+        if !is_name(cluster) {
             return Err(DevError::Cluster(cluster.to_owned()));
         }
         fs::create_dir_all(&dir).map_err(|error| file_error(&dir, error))?;
@@ -87,17 +93,42 @@ impl DevCa {
     /// # Errors
     /// [`DevError`].
     pub fn node(&self, node: u32) -> Result<TlsFiles, DevError> {
-        let name = Certified { cluster: self.cluster.clone(), node: NodeId(node) }.uri();
+        let name = Certified::node(&self.cluster, NodeId(node));
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&name, &format!("node {node}"), &usages, self.files(node))
+    }
+
+    /// Makes a client's certificate and key: `client-NAME.pem` and `client-NAME.key`. With them a
+    /// process may ask the cluster's entities, and is nobody's peer: they are fit for no server. Any
+    /// number of processes may use the same.
+    ///
+    /// # Errors
+    /// [`DevError`]; [`DevError::Client`] where the name is not 1 to 64 of `a-z A-Z 0-9 - _ .`.
+    pub fn client(&self, name: &str) -> Result<TlsFiles, DevError> {
+        if !is_name(name) {
+            return Err(DevError::Client(name.to_owned()));
+        }
+        let files = self.paths(&format!("client-{name}"));
+        let certified = Certified::client(&self.cluster, name);
+        let usages = [ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&certified, &format!("client {name}"), &usages, files)
+    }
+
+    fn sign(
+        &self,
+        name: &Certified,
+        common: &str,
+        usages: &[ExtendedKeyUsagePurpose],
+        files: TlsFiles,
+    ) -> Result<TlsFiles, DevError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("node {node}"));
-        params.subject_alt_names = vec![SanType::URI(name.try_into()?)];
+        params.distinguished_name.push(DnType::CommonName, common);
+        params.subject_alt_names = vec![SanType::URI(name.uri().try_into()?)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = usages.to_vec();
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let files = self.files(node);
         write(&files.certificate, &certificate.pem(), false)?;
         write(&files.key, &key.serialize_pem(), true)?;
         Ok(files)
@@ -106,10 +137,14 @@ impl DevCa {
     /// Where a node's files are.
     #[must_use]
     pub fn files(&self, node: u32) -> TlsFiles {
+        self.paths(&format!("node-{node}"))
+    }
+
+    fn paths(&self, whose: &str) -> TlsFiles {
         TlsFiles {
             ca: self.dir.join("ca.pem"),
-            certificate: self.dir.join(format!("node-{node}.pem")),
-            key: self.dir.join(format!("node-{node}.key")),
+            certificate: self.dir.join(format!("{whose}.pem")),
+            key: self.dir.join(format!("{whose}.key")),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     core::Core,
     lane,
     peer::{Forming, Link},
+    phi::THRESHOLD,
 };
 
 /// A lane's connection is there.
@@ -58,20 +59,21 @@ pub(crate) fn announce_if_whole(core: &Core, link: &Arc<Link>) {
 /// Sends signs of life, and cuts the link off when none come.
 fn watch_for_silence(config: &LinkConfig, link: &Arc<Link>) {
     let period = Duration::from_millis(config.heartbeat_ms);
-    let limit = config.silence_ms.div_ceil(config.heartbeat_ms);
+    let (step_ms, limit_ms) = (config.heartbeat_ms, config.silence_ms);
     let watched = link.clone();
     let task = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Silence is counted in ticks: a process that was itself stopped for a while finds what came
         // meanwhile before it has counted far.
-        let mut silent = 0;
         loop {
             ticks.tick().await;
             watched.beat();
-            silent = if watched.was_heard() { 0 } else { silent + 1 };
-            if silent >= limit {
+            if watched.pulse.count_silence(step_ms) >= limit_ms {
                 return watched.close("nothing was heard for too long");
+            }
+            if watched.pulse.phi().is_some_and(|phi| phi >= THRESHOLD) {
+                return watched.close("nothing was heard for longer than is likely");
             }
         }
     });

@@ -10,7 +10,7 @@ use super::{
     config::DataLane,
     connection::{Secured, Wire},
     refusal::{Refusal, Refused},
-    tls::Certified,
+    who::{Certified, is_client},
     wire::{Answer, Confirm, Hello, Nonce, Purpose, Speaker, Token, Welcome, hear, refuse, say},
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Met {
     pub(crate) cookie: String,
     /// Sessions that the dialler lost, the last one last.
     pub(crate) lost: Vec<Token>,
+    /// Who the peer's certificate names.
+    pub(crate) name: Option<String>,
 }
 
 /// What is said of a connection of a process with itself.
@@ -106,6 +108,7 @@ async fn accept_on<T>(
     }
     let mut met = meet(&hello, &hello.speaker, hello.nonce, mine);
     met.lost = confirm.lost;
+    met.name = secured.certified.as_ref().map(Certified::uri);
     let decided = decide(&met)?;
     say(wire, &Welcome { echo: hello.nonce }).await?;
     Ok((met, decided))
@@ -122,6 +125,9 @@ async fn dial_on<T>(
     say(wire, hello).await?;
     let answer: Answer = hear(wire).await?;
     check_claim(secured.certified.as_ref(), &answer.speaker, me)?;
+    if is_client(answer.speaker.member) {
+        return Err(Refused::new(Refusal::Role, "a client was dialled"));
+    }
     if answer.echo != hello.nonce {
         return Err(Refused::new(Refusal::Replay, format!("by {}", answer.speaker.member)));
     }
@@ -148,6 +154,7 @@ fn meet(hello: &Hello, peer: &Speaker, diallers: Nonce, acceptors: Nonce) -> Met
         token: token.to_le_bytes(),
         cookie,
         lost: Vec::new(),
+        name: None,
     }
 }
 
@@ -158,7 +165,7 @@ fn check_certificate(
 ) -> Result<(), Refused> {
     match certified {
         None if insecure => Ok(()),
-        None => Err(Refused::new(Refusal::Node, "the certificate names no node")),
+        None => Err(Refused::new(Refusal::Node, "the certificate names neither node nor client")),
         Some(name) if name.cluster != me.cluster => {
             Err(Refused::new(Refusal::Cluster, format!("the certificate is of {}", name.uri())))
         }
@@ -175,17 +182,56 @@ fn check_claim(
         let detail = format!("it is of {:?}", speaker.cluster);
         return Err(Refused::new(Refusal::Cluster, detail));
     }
-    if let Some(name) = certified.filter(|name| name.node != speaker.member.node) {
+    let client = is_client(speaker.member);
+    if let Some(name) = certified.filter(|name| !name.may_be(speaker.member)) {
+        let reason = if name.is_clients() == client { Refusal::Node } else { Refusal::Role };
         let detail = format!("it claims to be {} with the name {}", speaker.member, name.uri());
-        return Err(Refused::new(Refusal::Node, detail));
+        return Err(Refused::new(reason, detail));
+    }
+    if client && is_client(me.member) {
+        return Err(Refused::new(Refusal::Role, "both are clients"));
     }
     if speaker.member.node.0 == 0 || speaker.member.incarnation == 0 {
         return Err(Refused::new(Refusal::Node, format!("{} is no member", speaker.member)));
     }
-    if speaker.member.node == me.member.node {
+    if speaker.member.node == me.member.node && !client {
         let detail =
             if speaker.boot == me.boot { MYSELF } else { "another process has its number" };
         return Err(Refused::new(Refusal::Myself, detail));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use duractor_journal::NodeId;
+
+    use super::{super::who::FIRST_CLIENT, *};
+
+    fn speaker(member: Member) -> Speaker {
+        Speaker { cluster: "shop".into(), member, boot: u64::from(member.node.0), gateway: 0 }
+    }
+
+    /// Cause: what a certificate says and what its holder claims are two things. Consequence of not
+    /// comparing them: whoever may ask entities could vote in groups, or answer in a node's name.
+    #[test]
+    fn a_certificate_of_one_kind_does_not_get_through_as_the_other() {
+        let (node, client) = (Member::new(2, 1), Member::new(FIRST_CLIENT + 2, 1));
+        let (of_node, of_client) =
+            (Certified::node("shop", NodeId(2)), Certified::client("shop", "web"));
+        let me = speaker(Member::new(1, 1));
+        let check = |name: &Certified, claim, me: &Speaker| {
+            check_claim(Some(name), &speaker(claim), me).map_err(|refused| refused.reason)
+        };
+        assert_eq!(check(&of_node, node, &me), Ok(()));
+        assert_eq!(check(&of_client, client, &me), Ok(()));
+        assert_eq!(check(&of_client, node, &me), Err(Refusal::Role));
+        assert_eq!(check(&of_node, client, &me), Err(Refusal::Role));
+        assert_eq!(check(&of_node, Member::new(3, 1), &me), Err(Refusal::Node));
+        // A client takes nobody but nodes for the cluster.
+        let me = speaker(Member::new(FIRST_CLIENT + 1, 1));
+        assert_eq!(check(&of_node, node, &me), Ok(()));
+        assert_eq!(check(&of_client, node, &me), Err(Refusal::Role));
+        assert_eq!(check(&of_client, client, &me), Err(Refusal::Role));
+    }
 }

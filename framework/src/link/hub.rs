@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use super::{
     peer::{Link, Phase},
     receivers::Receivers,
+    who::is_client,
 };
 
-/// A peer comes, goes, or comes back.
+/// A peer comes, goes, or comes back. Of clients nothing is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
     /// Reached for the first time since this node started.
@@ -85,6 +86,9 @@ impl Hub {
         self.receivers.tell_all(|| Event::Up { peer, session });
         link.drain_early();
         drop(phase);
+        if is_client(peer) {
+            return true;
+        }
         let first = changing.known.insert(peer);
         changing.announce(if first {
             Membership::PeerUp { peer }
@@ -105,7 +109,9 @@ impl Hub {
             let reason = link.closed_because().unwrap_or("the connection ended");
             tracing::info!(%peer, session, reason, "a link is down");
             self.receivers.tell_all(|| Event::Down { peer, session });
-            changing.announce(Membership::PeerUnreachable { peer });
+            if !is_client(peer) {
+                changing.announce(Membership::PeerUnreachable { peer });
+            }
         }
         was != Phase::Ended
     }
@@ -132,7 +138,8 @@ impl Hub {
     pub(crate) fn follow(&self, links: impl FnOnce() -> Vec<Arc<Link>>) -> MembershipEvents {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut changing = self.changing();
-        for link in links().iter().filter(|link| link.is_up()) {
+        let up = |link: &&Arc<Link>| link.is_up() && !is_client(link.peer);
+        for link in links().iter().filter(up) {
             let _ = sender.send(Membership::PeerUp { peer: link.peer });
         }
         if !changing.closed {

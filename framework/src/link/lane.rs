@@ -93,7 +93,7 @@ async fn receive(link: &Link, class: Class, mut wire: ReadHalf<Wire>) -> io::Res
         if wire.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
-        link.heard();
+        link.pulse.heard();
     }
 }
 

@@ -5,13 +5,15 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `refusal` | why connections are refused: counted and logged |
-//! | `tls` | mutual TLS 1.3, and who a certificate names |
+//! | `who` | who a certificate names: a node, or a client |
+//! | `tls` | mutual TLS 1.3 |
 //! | `config` | what links are set up with |
 //! | [`dev`] | certificates for development |
 //! | `wire`, `parcel` | the bytes: messages of the handshake, records after it |
 //! | `connection` | TLS or plain; how one is cut off that others use |
 //! | `handshake` | who is it, and is it really now |
 //! | `credit` | how much may be under way |
+//! | `phi`, `pulse` | how likely a silent peer is gone, and signs of life as they come |
 //! | `receivers` | who listens on which channel |
 //! | `peer` | a link: what waits to be sent, what came |
 //! | `hub` | begin and end of sessions, as others hear of them |
@@ -32,7 +34,8 @@
 //! ```
 //!
 //! It is announced when all of them stand, and ends when one of them breaks or the peer is silent
-//! for too long. The end always takes the same way: the session's connection is cut off, so the
+//! for too long: longer than is likely by how regularly it was heard, and at the latest after
+//! [`silence_ms`](LinkConfig::silence_ms). The end always takes the same way: the session's connection is cut off, so the
 //! session's actors end, so the [supervisor](Links::monitor) of the peer's gateway hears of it, and
 //! then receivers hear `Down`.
 //!
@@ -86,18 +89,23 @@ mod lane;
 mod listener;
 mod parcel;
 mod peer;
+mod phi;
+mod pulse;
 mod receivers;
 mod refusal;
 mod stream;
 mod tls;
+mod who;
 mod wire;
 
 pub use config::{DataLane, LinkConfig, LinkError, Security};
 pub use hub::{Membership, MembershipEvents};
 pub use refusal::{Refusal, Refusals};
 pub use tls::{TlsError, TlsFiles};
+pub use who::FIRST_CLIENT;
+pub(crate) use who::{draw_client, is_client};
 
-use self::{core::Core, gateway::Gateway, tls::Certified};
+use self::{core::Core, gateway::Gateway};
 
 /// A node's links to others: the [`Transport`] of a real cluster.
 ///
@@ -105,12 +113,13 @@ use self::{core::Core, gateway::Gateway, tls::Certified};
 pub struct Links {
     core: Arc<Core>,
     address: SocketAddr,
-    accepting: AbortHandle,
+    /// `None` for a client.
+    accepting: Option<AbortHandle>,
 }
 
 impl Links {
-    /// Reads the certificates, listens, and takes connections from now on. Dials nobody: see
-    /// [`Transport::reach`].
+    /// Reads the certificates, listens, and takes connections from now on; a client listens nowhere.
+    /// Dials nobody: see [`Transport::reach`].
     ///
     /// # Errors
     /// [`LinkError`]; nothing runs then.
@@ -120,11 +129,10 @@ impl Links {
             Security::Insecure => None,
             Security::Tls(files) => Some(load(&config, files.clone()).await?),
         };
-        let listen = config.listen;
-        let cannot = |error| LinkError::Listen { listen, error };
-        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
-
+        let listener = match is_client(config.me) {
+            true => None,
+            false => Some(listen_at(config.listen).await?),
+        };
         let core = Core::new(config, tls);
         let overseer = keeper::oversee().await.map_err(actor_error)?;
         let weak = Arc::downgrade(&core);
@@ -134,13 +142,19 @@ impl Links {
         // Both are set here alone.
         let _ = core.gateway.set(gateway);
         let _ = core.overseer.set(overseer);
-        let accepting = tokio::spawn(listener::run(core.clone(), listener)).abort_handle();
+        let (accepting, address) = match listener {
+            Some((listener, address)) => {
+                let accepting = tokio::spawn(listener::run(core.clone(), listener));
+                (Some(accepting.abort_handle()), address)
+            }
+            None => (None, SocketAddr::from(([0, 0, 0, 0], 0))),
+        };
         let (me, secure) = (core.config.me, core.tls.is_some());
-        tracing::info!(%me, %address, secure, "links are listening");
+        tracing::info!(%me, %address, secure, "links are up");
         Ok(Arc::new(Self { core, address, accepting }))
     }
 
-    /// Where this node listens.
+    /// Where this node listens. `0.0.0.0:0` for a client, which listens nowhere.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -174,7 +188,9 @@ impl Links {
 
     /// Ends all links, tells receivers, and takes no more. Frames that are under way may be lost.
     pub async fn shutdown(&self) {
-        self.accepting.abort();
+        if let Some(accepting) = &self.accepting {
+            accepting.abort();
+        }
         self.core.close();
         if let Some(overseer) = self.core.overseer.get() {
             let _ = overseer.stop_and_wait(None, None).await;
@@ -182,10 +198,17 @@ impl Links {
     }
 }
 
+async fn listen_at(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), LinkError> {
+    let cannot = |error| LinkError::Listen { listen, error };
+    let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    Ok((listener, address))
+}
+
 async fn load(config: &LinkConfig, files: TlsFiles) -> Result<tls::Tls, LinkError> {
-    let expected = Certified { cluster: config.cluster.clone(), node: config.me.node };
+    let (cluster, me) = (config.cluster.clone(), config.me);
     let clock = config.env.clock.clone();
-    let loaded = config.env.offload(move || tls::load(&files, &expected, clock)).await;
+    let loaded = config.env.offload(move || tls::load(&files, (&cluster, me), clock)).await;
     let stopped = || LinkError::Actor { reason: "the runtime is shutting down".to_owned() };
     Ok(loaded.ok_or_else(stopped)??)
 }
@@ -240,8 +263,14 @@ impl Transport for Links {
         self.core.drop_dial(address);
     }
 
+    /// As the trait says. Clients are no peers.
     fn peers(&self) -> Vec<Member> {
         let links = self.core.links();
-        links.iter().filter(|link| link.is_up()).map(|link| link.peer).collect()
+        let up = links.iter().filter(|link| link.is_up() && !is_client(link.peer));
+        up.map(|link| link.peer).collect()
+    }
+
+    fn phi(&self, peer: Member) -> Option<f64> {
+        self.core.link(peer).filter(|link| link.is_up())?.pulse.phi()
     }
 }

@@ -22,6 +22,7 @@ use super::{
     credit::Credit,
     handshake::Met,
     parcel::Parcel,
+    pulse::Pulse,
     receivers::Receivers,
     wire::{Head, Kind, RECORD_HEAD, Token},
 };
@@ -94,7 +95,7 @@ pub(crate) struct Link {
     phase: RwLock<Phase>,
     /// Whether frames may be sent.
     announced: AtomicBool,
-    heard: AtomicBool,
+    pub(crate) pulse: Pulse,
     /// Control, Data, Bulk.
     credit: [Credit; 3],
     outbox: Mutex<Outbox>,
@@ -137,7 +138,7 @@ impl Link {
             receivers,
             phase: RwLock::new(Phase::Forming),
             announced: AtomicBool::new(false),
-            heard: AtomicBool::new(true),
+            pulse: Pulse::new(config),
             credit: [
                 Credit::new(config.control_window_bytes),
                 Credit::new(config.data_window_bytes),
@@ -177,18 +178,6 @@ impl Link {
 
     pub(crate) fn is_forming(&self) -> bool {
         self.is(Phase::Forming)
-    }
-
-    /// Whether the peer was heard of since the last call.
-    pub(crate) fn was_heard(&self) -> bool {
-        self.heard.swap(false, SeqCst)
-    }
-
-    /// Something came from the peer.
-    pub(crate) fn heard(&self) {
-        if !self.heard.load(SeqCst) {
-            self.heard.store(true, SeqCst);
-        }
     }
 
     /// The session is ready: this is the peer's gateway.
@@ -379,7 +368,10 @@ impl Link {
     /// False where the record makes no sense.
     fn take_record(&self, head: Head, bytes: Bytes) -> bool {
         match head.kind {
-            Kind::Beat => true,
+            Kind::Beat => {
+                self.pulse.beats();
+                true
+            }
             Kind::Credit => self.take_credit(&bytes),
             Kind::Piece => {
                 let mut pieces = lock(&self.pieces);

@@ -43,6 +43,11 @@ pub enum Refusal {
     NoSession,
     /// The node is shutting down.
     Closing,
+    /// As many clients are linked as may be.
+    Clients,
+    /// A client where a node is expected, or the other way round: as the certificate of the one and
+    /// the claim to be the other.
+    Role,
     /// For a reason that this version does not know.
     Other,
 }
@@ -65,6 +70,8 @@ impl fmt::Display for Refusal {
             Self::Duplicate => "there is a better connection already",
             Self::NoSession => "no session that it belongs to",
             Self::Closing => "the node is shutting down",
+            Self::Clients => "as many clients are linked as may be",
+            Self::Role => "a client where a node is expected, or the other way round",
             Self::Other => "an unknown reason",
         })
     }

@@ -61,7 +61,7 @@ impl AsyncRead for SessionRead {
         if polled.is_ready()
             && let Some(link) = self.link.upgrade()
         {
-            link.heard();
+            link.pulse.heard();
         }
         polled
     }

@@ -1,4 +1,4 @@
-//! Mutual TLS 1.3: configurations, and who a certificate names.
+//! Mutual TLS 1.3: configurations.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use duractor_journal::{NodeId, env::Clock};
+use duractor_journal::{Member, env::Clock};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -20,7 +20,8 @@ use rustls::{
     server::{ParsedCertificate, WebPkiClientVerifier},
     time_provider::TimeProvider,
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::who::{Certified, is_client};
 
 /// PEM files for mutual TLS. They are read once, at the start.
 #[derive(Debug, Clone)]
@@ -47,7 +48,8 @@ pub enum TlsError {
     /// The files do not make a working configuration.
     #[error("the certificates cannot be used: {0}")]
     Unusable(String),
-    /// The certificate names no node, or another one than this.
+    /// The certificate names nobody, or another one than this: a node needs a node's, a client a
+    /// client's.
     #[error("the certificate {} names {found}, and this is {expected}", path.display())]
     Name {
         /// The certificate's file.
@@ -59,47 +61,6 @@ pub enum TlsError {
     },
 }
 
-/// Whether a cluster may be called this: it must fit into a certificate.
-pub(crate) fn is_cluster_name(name: &str) -> bool {
-    let ok = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    (1..=64).contains(&name.len()) && name.bytes().all(ok)
-}
-
-/// Who a certificate names: a node of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Certified {
-    pub(crate) cluster: String,
-    pub(crate) node: NodeId,
-}
-
-impl Certified {
-    /// The name in the certificate: `duractor://CLUSTER/node/N`.
-    pub(crate) fn uri(&self) -> String {
-        format!("duractor://{}/node/{}", self.cluster, self.node)
-    }
-
-    fn parse(uri: &str) -> Option<Self> {
-        let (cluster, node) = uri.strip_prefix("duractor://")?.split_once("/node/")?;
-        let number: u32 = node.parse().ok()?;
-        let certified = Self { cluster: cluster.to_owned(), node: NodeId(number) };
-        // One node has one spelling: no leading zeros, no plus sign.
-        (certified.uri() == uri).then_some(certified)
-    }
-
-    /// Who the first of a peer's certificates names. `None` where it names nobody, or several.
-    pub(crate) fn of(certificates: Option<&[CertificateDer<'_>]>) -> Option<Self> {
-        let der = certificates?.first()?;
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let names = certificate.subject_alternative_name().ok()??;
-        let mut found = names.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) if uri.starts_with("duractor:") => Some(Self::parse(uri)),
-            _ => None,
-        });
-        let first = found.next()??;
-        found.next().is_none().then_some(first)
-    }
-}
-
 /// Both sides of mutual TLS.
 #[derive(Clone)]
 pub(crate) struct Tls {
@@ -107,10 +68,11 @@ pub(crate) struct Tls {
     pub(crate) client: Arc<ClientConfig>,
 }
 
-/// Reads the files and checks that they fit together and name `expected`. Blocks.
+/// Reads the files and checks that they fit together and name `me`: this node, or, where `me` is a
+/// client, any client of the cluster. Blocks.
 pub(crate) fn load(
     files: &TlsFiles,
-    expected: &Certified,
+    (cluster, me): (&str, Member),
     clock: Arc<dyn Clock>,
 ) -> Result<Tls, TlsError> {
     let provider = Arc::new(ring::default_provider());
@@ -121,7 +83,7 @@ pub(crate) fn load(
     }
     let roots = Arc::new(roots);
     let chain = certificates(&files.certificate)?;
-    check_name(&files.certificate, &chain, expected)?;
+    check_name(&files.certificate, &chain, cluster, me)?;
     warn_if_readable(&files.key);
     let key =
         PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error(&files.key, &error))?;
@@ -170,16 +132,22 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn check_name(
     path: &Path,
     chain: &[CertificateDer<'_>],
-    expected: &Certified,
+    cluster: &str,
+    me: Member,
 ) -> Result<(), TlsError> {
     let found = Certified::of(Some(chain));
-    if found.as_ref() == Some(expected) {
+    if found.as_ref().is_some_and(|found| found.cluster == cluster && found.may_be(me)) {
         return Ok(());
     }
+    let expected = if is_client(me) {
+        Certified::client(cluster, "NAME").uri()
+    } else {
+        Certified::node(cluster, me.node).uri()
+    };
     Err(TlsError::Name {
         path: path.to_owned(),
-        found: found.map_or_else(|| "no node".to_owned(), |certified| certified.uri()),
-        expected: expected.uri(),
+        found: found.map_or_else(|| "nobody".to_owned(), |certified| certified.uri()),
+        expected,
     })
 }
 
@@ -212,7 +180,7 @@ impl TimeProvider for Now {
 }
 
 /// Takes a server's certificate that leads to one of ours, whatever host it is for: nodes are known
-/// by the name of [`Certified`], which is checked after the handshake.
+/// by the name of [`Certified`](super::who::Certified), which is checked after the handshake.
 #[derive(Debug)]
 struct ByAuthority {
     roots: Arc<RootCertStore>,
@@ -273,26 +241,5 @@ impl ServerCertVerifier for ByAuthority {
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
         None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_has_one_spelling() {
-        let of = |uri: &str| Certified::parse(uri).map(|c| (c.cluster, c.node.0));
-        assert_eq!(of("duractor://shop/node/2"), Some(("shop".to_owned(), 2)));
-        for wrong in [
-            "duractor://shop/node/02",
-            "duractor://shop/node/+2",
-            "duractor://shop/node/2/",
-            "duractor://shop/node/",
-            "duractor://shop",
-            "https://shop/node/2",
-        ] {
-            assert_eq!(of(wrong), None, "{wrong}");
-        }
     }
 }

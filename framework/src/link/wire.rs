@@ -148,7 +148,7 @@ impl Message for Refuse {
 }
 
 /// The numbers of reasons on the wire. Never change one.
-const REASONS: [(u8, Refusal); 15] = [
+const REASONS: [(u8, Refusal); 17] = [
     (1, Refusal::Crowded),
     (2, Refusal::Deadline),
     (3, Refusal::Closed),
@@ -164,6 +164,8 @@ const REASONS: [(u8, Refusal); 15] = [
     (13, Refusal::Duplicate),
     (14, Refusal::NoSession),
     (15, Refusal::Closing),
+    (16, Refusal::Clients),
+    (17, Refusal::Role),
 ];
 
 fn encode<M: Message>(message: &M, versions: Versions) -> Result<Vec<u8>, Refused> {

@@ -12,12 +12,13 @@
 //! when an earlier try may have done something.
 
 mod trail;
+mod way;
 mod wire;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -29,14 +30,19 @@ use duractor_journal::{
     transport::{Channel, Class, Event, Receiver},
 };
 use futures_util::future::BoxFuture;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
-pub(crate) use self::trail::{Next, Trail};
+use self::trail::{Next, Trail};
+pub(crate) use self::way::Way;
 use self::wire::{Ask, Frame, Refusal, Sender};
-use crate::{delivery::Away, error::AskError, intent::Options, meta::Origin};
+use crate::{
+    delivery::Away,
+    error::AskError,
+    intent::Options,
+    link::is_client,
+    meta::{Origin, is_reserved},
+    pending::Pending,
+};
 
 /// Commands to other nodes that wait for their answers at once. More are refused.
 const MAX_WAITING: usize = 1 << 18;
@@ -71,16 +77,12 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) options: &'a Options,
 }
 
-/// Who waits for the answer of whom.
-type Waiting = (Member, oneshot::Sender<Result<Bytes, Refusal>>);
-
 /// A node's way to the entities of other nodes, and theirs to its own.
 pub(crate) struct Router {
     transport: Arc<dyn Transport>,
     shards: u16,
     host: OnceLock<Arc<dyn Host>>,
-    next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    pending: Pending<Result<Bytes, Refusal>>,
     /// Who leads each shard, as other nodes said last; 0 where none did.
     leaders: Vec<AtomicU64>,
 }
@@ -92,9 +94,7 @@ impl Router {
             transport,
             shards,
             host: OnceLock::new(),
-            // Not from 1: an answer to an earlier life of this node must not be taken for one to this.
-            next: AtomicU64::new(env.entropy.next_u64()),
-            waiting: Mutex::default(),
+            pending: Pending::new(env.entropy.next_u64()),
             leaders: (0..shards).map(|_| AtomicU64::new(0)).collect(),
         });
         router.transport.listen(Channel::Entities, Arc::new(Ear(Arc::downgrade(&router))));
@@ -109,10 +109,6 @@ impl Router {
 
     pub(crate) fn me(&self) -> Member {
         self.transport.me()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in who leads a shard.
@@ -156,10 +152,11 @@ impl Router {
     ) -> Result<Bytes, AskError> {
         let Outgoing { entity, command, version, payload, options } = outgoing;
         let shard = entity.shard(self.shards);
-        let id = self.next.fetch_add(1, Relaxed);
+        let full = |open: usize| AskError::NodeBusy { open: open as u64 };
+        let mut question = self.pending.ask(to, MAX_WAITING).map_err(full)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let ask = Ask {
-            id,
+            id: question.id,
             kind: entity.kind().to_owned(),
             key: entity.key().to_owned(),
             command: (*command).to_owned(),
@@ -180,19 +177,10 @@ impl Router {
             _ => Frame::Ask(ask),
         };
         let frame = frame.encode().map_err(unavailable)?;
-        let (tell, answer) = oneshot::channel();
-        {
-            let mut waiting = self.lock();
-            if waiting.len() >= MAX_WAITING {
-                return Err(AskError::NodeBusy { open: waiting.len() as u64 });
-            }
-            waiting.insert(id, (to, tell));
-        }
-        let _forget = Forget { router: self, id };
         if let Err(error) = self.transport.send(to, Channel::Entities, Class::Data, frame) {
             return Err(unavailable(format!("node {to}: {error}")));
         }
-        match timeout_at(deadline, answer).await {
+        match timeout_at(deadline, &mut question.answer).await {
             Ok(Ok(answer)) => {
                 answer.map_err(|refusal| refusal.error(to, entity, command, self.shards))
             }
@@ -221,6 +209,12 @@ impl Router {
             Ok(target) => target,
             Err(error) => return tracing::error!(%from, error, "a malformed command"),
         };
+        // What the framework says to itself is not for clients: locks' and transactions' entities take
+        // their word for granted.
+        if is_client(from) && (is_reserved(entity.kind()) || is_reserved(&ask.command)) {
+            let (kind, command) = (entity.kind().to_owned(), ask.command);
+            return self.answer(from, ask.id, Err(AskError::UnknownCommand { kind, command }));
+        }
         let Some(host) = self.host.get() else {
             let shard = entity.shard(self.shards);
             return self.answer(from, ask.id, Err(AskError::NotOwner { shard, leader: None }));
@@ -244,17 +238,15 @@ impl Router {
 
     /// Has another node read these entities. Returns when it has, or will not; at `deadline` at the latest.
     pub(crate) async fn ready(&self, to: Member, entities: &[EntityId], deadline: Instant) {
-        let id = self.next.fetch_add(1, Relaxed);
+        let Ok(mut question) = self.pending.ask(to, usize::MAX) else { return };
+        let id = question.id;
         let entities = entities.iter().map(|id| (id.kind().to_owned(), id.key().to_owned()));
         let frame = Frame::Ready { id, entities: entities.collect() }.encode();
-        let (tell, answer) = oneshot::channel();
-        self.lock().insert(id, (to, tell));
-        let _forget = Forget { router: self, id };
         let sent = frame
             .map(|frame| self.transport.send(to, Channel::Entities, Class::Data, frame).is_ok());
         if sent == Ok(true) {
             // It only makes things faster: what became of it does not matter.
-            let _ = timeout_at(deadline, answer).await;
+            let _ = timeout_at(deadline, &mut question.answer).await;
         }
     }
 
@@ -275,33 +267,17 @@ impl Router {
     fn frame(self: &Arc<Self>, from: Member, frame: &Bytes) {
         match Frame::decode(frame) {
             Ok(Frame::Ask(ask)) => self.arrived(from, ask, None),
+            Ok(Frame::Deliver { .. } | Frame::Ready { .. }) if is_client(from) => {
+                tracing::warn!(%from, "a client may ask, and nothing else: not heard");
+            }
             Ok(Frame::Deliver { ask, sender }) => match sender.origin() {
                 Ok(origin) => self.arrived(from, ask, Some(Box::new(origin))),
                 Err(error) => tracing::error!(%from, error, "a malformed delivery"),
             },
             Ok(Frame::Ready { id, entities }) => self.make_ready(from, id, entities),
-            Ok(Frame::Answer { id, answer }) => {
-                let mut waiting = self.lock();
-                if waiting.get(&id).is_some_and(|(asked, _)| *asked == from)
-                    && let Some((_, tell)) = waiting.remove(&id)
-                {
-                    drop(waiting);
-                    // Its caller may have given up.
-                    let _ = tell.send(answer);
-                }
-            }
+            Ok(Frame::Answer { id, answer }) => self.pending.answered(from, id, answer),
             Err(error) => tracing::error!(%from, error, "a malformed message for entities"),
         }
-    }
-
-    /// Nobody is told in the lock: dropping the sender tells.
-    fn lost(&self, peer: Member) {
-        let mut waiting = self.lock();
-        let (gone, left): (BTreeMap<_, _>, _) =
-            std::mem::take(&mut *waiting).into_iter().partition(|(_, (to, _))| *to == peer);
-        *waiting = left;
-        drop(waiting);
-        drop(gone);
     }
 }
 
@@ -332,18 +308,6 @@ impl Asked {
     }
 }
 
-/// Takes back a question that nobody waits for any more.
-struct Forget<'a> {
-    router: &'a Router,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.router.lock().remove(&self.id);
-    }
-}
-
 /// What the transport tells.
 struct Ear(Weak<Router>);
 
@@ -352,7 +316,7 @@ impl Receiver for Ear {
         let Some(router) = self.0.upgrade() else { return };
         match event {
             Event::Up { .. } => {}
-            Event::Down { peer, .. } => router.lost(peer),
+            Event::Down { peer, .. } => router.pending.lost(peer),
             Event::Frame { from, frame, .. } => router.frame(from, &frame),
         }
     }

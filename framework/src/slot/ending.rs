@@ -158,6 +158,10 @@ impl<E: EventSourced> Slot<E> {
             _ => inner.wake(),
         }
         drop(inner);
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Planted::BufferDropped) {
+            return;
+        }
         if let Some(error) = refuse {
             self.refuse_all(refused, error);
         }

@@ -36,6 +36,8 @@ pub struct World {
     damaged: Mutex<BTreeSet<Member>>,
     /// Whose group changes are not finished, for so many times.
     pub failing: Mutex<u32>,
+    /// Whose log is slow, and how slow, in milliseconds.
+    pub delays: Mutex<BTreeMap<Member, u64>>,
     /// All hand-overs that there were.
     pub transfers: Mutex<Vec<(ShardId, Member)>>,
     /// Whoever was made the only voter.
@@ -51,6 +53,7 @@ impl World {
             groups: Mutex::new(vec![Group::default(); usize::from(shards)]),
             damaged: Mutex::default(),
             failing: Mutex::default(),
+            delays: Mutex::default(),
             transfers: Mutex::default(),
             forced: Mutex::default(),
         })
@@ -237,6 +240,10 @@ impl Groups for Replicas {
         (status.voters, status.learners) = (group.voters, group.learners);
         (status.last_index, status.applied_index) = (Some(1), Some(1));
         status
+    }
+
+    fn delay_ms(&self) -> u64 {
+        self.world.delays.lock().unwrap().get(&self.me).copied().unwrap_or(0)
     }
 
     fn group_changes(&self) -> BoxStream<'static, ShardId> {

@@ -1,7 +1,13 @@
 //! Nodes of a cluster in one process, without Raft and without sockets: a network in memory, and
 //! groups that do at once what Raft would take its time for. What is written goes to one journal in
 //! memory that stands for all replicas; who may write it, and who sees it, is as with replicas.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    clippy::unwrap_used,
+    reason = "each test file uses its part"
+)]
 
 mod groups;
 mod network;

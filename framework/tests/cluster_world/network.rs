@@ -19,6 +19,8 @@ struct State {
     /// Who listens at an address.
     at: BTreeMap<String, Member>,
     nodes: BTreeMap<Member, Node>,
+    /// Pairs that do not reach each other.
+    cut: BTreeSet<(Member, Member)>,
     next_session: u64,
 }
 
@@ -87,6 +89,24 @@ impl Network {
         }
     }
 
+    /// Two nodes do not reach each other any more.
+    pub fn cut(&self, one: Member, other: Member) {
+        let mut state = self.state.lock().unwrap();
+        for (me, peer) in [(one, other), (other, one)] {
+            state.cut.insert((me, peer));
+            let Some(node) = state.nodes.get_mut(&me) else { continue };
+            if let Some(session) = node.sessions.remove(&peer) {
+                let _ = node.events.send((None, Event::Down { peer, session }));
+            }
+        }
+    }
+
+    /// All reach each other again.
+    pub fn mend(&self) {
+        self.state.lock().unwrap().cut.clear();
+        self.connect_all();
+    }
+
     /// Makes the sessions that are asked for and not there.
     fn connect_all(&self) {
         let mut state = self.state.lock().unwrap();
@@ -96,6 +116,7 @@ impl Network {
                 if let Some(peer) = state.at.get(address)
                     && peer != me
                     && !node.sessions.contains_key(peer)
+                    && !state.cut.contains(&(*me, *peer))
                 {
                     wanted.push((*me, *peer));
                 }
