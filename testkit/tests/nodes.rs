@@ -17,6 +17,8 @@ fn the_invariants_hold() {
         sum.add(&report);
     }
     println!("{sum:?}");
+    let outside = sum.counts.get("asks_from_outside").copied().unwrap_or(0);
+    assert!(outside > 100, "a client from outside asks: {sum:?}");
     assert!(sum.acked > 2_000 && sum.checked > 2_000, "{sum:?}");
     for kind in ["crash", "kill", "cut", "freeze", "transfer", "disk_replaced", "leave", "restart"]
     {

@@ -163,22 +163,26 @@ pub(crate) fn find(world: &World, host: &Node, account: usize) -> Option<EntityR
 
 /// Looks at an error that a living process gave: whether it may be.
 pub(crate) fn failed(world: &World, process: &Process, error: &AskError) {
+    if !process.is_dead() && !may_be(error) {
+        world.violated(format!("S: node {} answered: {error}", process.node));
+    }
+}
+
+/// Whether an error may be while things go wrong.
+pub(super) fn may_be(error: &AskError) -> bool {
     use AskError as E;
-    if process.is_dead() {
-        return;
-    }
-    match error {
+    matches!(
+        error,
         E::Busy { .. }
-        | E::NodeBusy { .. }
-        | E::Timeout { .. }
-        | E::Expired { .. }
-        | E::Aborted { .. }
-        | E::NotOwner { .. }
-        | E::OutcomeUnknown { .. }
-        | E::Unavailable { .. }
-        | E::ShuttingDown
-        | E::Remote { .. }
-        | E::Lost { .. } => {}
-        _ => world.violated(format!("S: node {} answered: {error}", process.node)),
-    }
+            | E::NodeBusy { .. }
+            | E::Timeout { .. }
+            | E::Expired { .. }
+            | E::Aborted { .. }
+            | E::NotOwner { .. }
+            | E::OutcomeUnknown { .. }
+            | E::Unavailable { .. }
+            | E::ShuttingDown
+            | E::Remote { .. }
+            | E::Lost { .. }
+    )
 }

@@ -48,7 +48,7 @@ pub(crate) async fn all_serve(world: &Arc<World>) {
     all_free(world).await;
     for n in 0..world.plan.singletons {
         while world.resource.runs_in(&worker(n)).is_none() {
-            // One that fails may wait for up to 10 s until it starts again.
+            // One that failed before may wait for up to 10 s until it starts again.
             if Instant::now() > until + SERVES_WITHIN {
                 return world.violated(format!("V: {} does not run", worker(n)));
             }

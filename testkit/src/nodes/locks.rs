@@ -222,6 +222,8 @@ impl Locker {
         }
         let (held, other) = ((thing.number, token), Thing { number, permits: 1 });
         world.locks.nested().insert(held, number);
+        let text = || format!("{} at node {} is wanted, too: {held:?}", other.name(), process.node);
+        world.say(64, text);
         let taking = other.take(session, 1, NESTED);
         let taken = world.call(process, NESTED + LATER, taking).await;
         if let Some(Err(CoordinationError::Deadlock { cycle })) = &taken {
@@ -233,6 +235,7 @@ impl Locker {
         } else if let Some(Err(error)) = &taken {
             self.refused(process, other, error);
         }
+        world.say(65, || format!("{held:?} waits no longer: {taken:?}"));
         // What a process that has died waited for, others may still see.
         if taken.is_some() {
             world.locks.nested().remove(&held);

@@ -143,6 +143,8 @@ pub(crate) struct Plan {
     pub(crate) sites: Vec<(String, String, u64)>,
     /// Whether a node is drained and stopped in quiet at the end.
     pub(crate) rehearsal: bool,
+    /// Whether a client asks that is no node.
+    pub(crate) guest: bool,
 }
 
 impl Plan {
@@ -181,6 +183,7 @@ impl Plan {
             moves: 1 + rng.below(3),
             sites: sites(rng, nodes),
             rehearsal: rng.chance(0.4) || planted == Some(Planted::StaleView),
+            guest: false,
         }
     }
 }

@@ -33,11 +33,17 @@ pub enum Planted {
     AgendaSkipped,
     /// Shards are moved on what was reported long ago, whatever has become of them.
     StaleView,
+    /// A shard's entities are run from the election on, before the claim is applied.
+    HostedEarly,
+    /// Who does not lead a shard any more goes on with it.
+    StopForgotten,
+    /// What waits for the next owner of a shard is dropped.
+    BufferDropped,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 14] = [
+    pub const ALL: [Planted; 17] = [
         Planted::AckBeforeFsync,
         Planted::PromiseForgotten,
         Planted::HandOverUnstopped,
@@ -52,6 +58,9 @@ impl Planted {
         Planted::DeliveryRepeated,
         Planted::AgendaSkipped,
         Planted::StaleView,
+        Planted::HostedEarly,
+        Planted::StopForgotten,
+        Planted::BufferDropped,
     ];
 
     /// The name on the command line.
@@ -62,6 +71,9 @@ impl Planted {
             Planted::PromiseForgotten => "promise-forgotten",
             Planted::HandOverUnstopped => "hand-over-unstopped",
             Planted::StaleView => "stale-view",
+            Planted::HostedEarly => "hosted-early",
+            Planted::StopForgotten => "stop-forgotten",
+            Planted::BufferDropped => "buffer-dropped",
             Planted::LockUnfenced => "lock-unfenced",
             Planted::LeaseByWallClock => "lease-by-wall-clock",
             Planted::LeaseNotGivenAnew => "lease-not-given-anew",
@@ -97,6 +109,9 @@ impl Planted {
             Planted::PromiseForgotten => &[LeaderAlone, LeaderAlone, LeaderAlone],
             Planted::HandOverUnstopped => &[Transfer, Transfer, Transfer],
             Planted::StaleView => &[Maintain, Transfer, Transfer],
+            Planted::HostedEarly => &[LeaderAlone, Kill, Crash],
+            Planted::StopForgotten => &[LeaderAlone, LeaderAlone, Cut],
+            Planted::BufferDropped => &[Transfer, Transfer, Transfer],
             Planted::LockUnfenced | Planted::LeaseNotGivenAnew => &[Transfer, Transfer, Kill],
             Planted::LeaseByWallClock => &[Skew, Skew, Skew],
             Planted::AcquireNotUndone => &[Cut, Freeze],
@@ -129,6 +144,9 @@ pub(super) fn plant(bug: Option<Planted>) {
         Some(Planted::DeliveryRepeated) => Some(Framework::DeliveryRepeated),
         Some(Planted::AgendaSkipped) => Some(Framework::AgendaSkipped),
         Some(Planted::StaleView) => Some(Framework::StaleView),
+        Some(Planted::HostedEarly) => Some(Framework::HostedEarly),
+        Some(Planted::StopForgotten) => Some(Framework::StopForgotten),
+        Some(Planted::BufferDropped) => Some(Framework::BufferDropped),
         Some(_) | None => None,
     });
 }

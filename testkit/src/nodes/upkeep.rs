@@ -196,13 +196,19 @@ pub(crate) async fn balanced(world: &Arc<World>) {
     }
 }
 
-/// The shards that a node leads, as it says itself.
+/// The shards that a node leads, as it says itself, but for those of which others know a later term: whoever
+/// was deposed hears of it with the next heartbeat.
 fn led(world: &World, node: NodeId) -> Vec<ShardId> {
     let Some(cluster) = world.process(node).and_then(|(process, _)| process.up().cluster) else {
         return Vec::new();
     };
-    let shards = (0..world.plan.shards).map(ShardId);
-    shards.filter(|shard| cluster.groups().group(*shard).role == Role::Leader).collect()
+    let known = leaders(world, node);
+    let leads = |shard: &ShardId| {
+        let own = cluster.groups().group(*shard);
+        let later = known[usize::from(shard.0)].is_some_and(|(term, _)| term > own.term.0);
+        own.role == Role::Leader && !later
+    };
+    (0..world.plan.shards).map(ShardId).filter(leads).collect()
 }
 
 /// Who leads each shard, and in which term, as the other nodes know.

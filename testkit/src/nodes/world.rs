@@ -35,6 +35,9 @@ use crate::{
     rng::Rng,
 };
 
+/// Longer than any run: whoever waits has a bound of its own.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
 /// Everything of one run.
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -280,13 +283,16 @@ impl World {
     pub(crate) async fn shut_down(self: &Arc<Self>, id: NodeId) {
         let Some((process, host)) = self.process(id) else { return };
         self.say(6, || format!("node {id}: process {} shuts down", process.boot));
-        host.shutdown().await;
+        // Nobody waits for a process that was killed meanwhile.
+        if self.call(&process, LONGEST, host.shutdown()).await.is_none() {
+            return;
+        }
         let ledger = host.ledger();
         if ledger.open() != 0 && !process.is_dead() {
             self.violated(format!("the ledger of node {id} does not balance: {ledger:?}"));
         }
         if let Some(cluster) = process.up().cluster {
-            cluster.shutdown().await;
+            self.call(&process, LONGEST, cluster.shutdown()).await;
         }
         if !process.is_dead() {
             self.stop(id, Stop::Killed);
