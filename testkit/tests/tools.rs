@@ -159,6 +159,14 @@ fn handoff() {
 }
 
 #[test]
+fn rebalance() {
+    let line = "rebalance --events 300 --callers 2 --entities 20 --shards 3 --seconds 0.2";
+    let fields = "rebalance_s before_per_s meanwhile_per_s after_per_s kept worst_ms errors";
+    let results = bench(line, 1, fields);
+    assert!(results[0]["events"].as_u64() >= Some(300), "{results:?}");
+}
+
+#[test]
 fn catchup() {
     let line = "catchup --events 300 --writers 2 --seconds 0.2 --shards 2";
     let results = bench(line, 2, "catch_up_s before_per_s meanwhile_per_s meanwhile_ratio");

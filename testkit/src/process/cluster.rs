@@ -39,6 +39,9 @@ pub struct Setup {
     pub dir: PathBuf,
     /// How many nodes, 1 or more.
     pub nodes: u32,
+    /// How many of them, the last ones, are not started with the others but by
+    /// [`restart`](Cluster::restart); whole nodes only.
+    pub spare: u32,
     /// How many shards.
     pub shards: u16,
     /// With mutual TLS; plain TCP otherwise.
@@ -68,6 +71,7 @@ impl Setup {
             program: std::env::current_exe()?,
             dir: dir.into(),
             nodes: 3,
+            spare: 0,
             shards: duractor_journal::id::DEFAULT_SHARDS,
             secure: true,
             proxied: false,
@@ -122,7 +126,7 @@ impl Cluster {
             slots.push(Mutex::new(Slot::new(number, address)));
         }
         let cluster = Arc::new(Self { setup, ca, proxy, slots });
-        for node in cluster.nodes() {
+        for node in 1..=cluster.setup.nodes - cluster.setup.spare {
             cluster.restart(node).await?;
         }
         let voters = cluster.members();
@@ -140,7 +144,8 @@ impl Cluster {
     /// # Errors
     /// There is one that has not after so long.
     pub async fn wait_whole(&self, longest: Duration) -> Result<(), Failure> {
-        let (end, copies) = (Instant::now() + longest, self.setup.nodes.min(3) as usize);
+        let started = self.nodes().filter(|node| self.node(*node).is_some()).count();
+        let (end, copies) = (Instant::now() + longest, started.min(3));
         for shard in 0..self.setup.shards {
             while self.leader(shard).await.is_none_or(|(_, group)| group.voters.len() != copies) {
                 if Instant::now() > end {

@@ -23,6 +23,7 @@ const FULL: &[&str] = &[
     "replay --nodes 3",
     "failover",
     "handoff",
+    "rebalance",
     "catchup",
     "idle",
 ];
@@ -41,6 +42,7 @@ const QUICK: &[&str] = &[
     "replay --nodes 3 --events 100000 --seconds 2",
     "failover --trials 3 --graceful 2",
     "handoff --moves 8",
+    "rebalance --events 2000 --callers 4 --entities 100 --seconds 0.5",
     "catchup --events 20000 --seconds 0.5",
     "idle --seconds 0.5",
 ];

@@ -50,6 +50,7 @@ pub(crate) enum Benchmark {
     Soak(Soak),
     Failover(Failover),
     Handoff(Handoff),
+    Rebalance(Rebalance),
     Catchup(Catchup),
     Idle(Idle),
     All(All),
@@ -354,6 +355,35 @@ pub(crate) struct Handoff {
     /// How long a caller waits for an answer, in seconds.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub deadline_s: f64,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+}
+
+/// Rebalancing: how long a cluster takes to spread over a node that joins, and what it costs meanwhile.
+///
+/// Three whole nodes, as an application runs them, with callers on each of them, `--callers`, that persist an
+/// event, under a request id, after the other. When there are `--events`, and nothing is to be moved, a
+/// fourth node starts and joins. `rebalance_s` is the time from the start of its process until nothing is to
+/// be moved any more; `before_per_s`, `meanwhile_per_s` and `after_per_s` are rates of acknowledged events,
+/// `kept` is the second over the first; `worst_ms` is the longest call meanwhile, and `errors` are calls
+/// that failed within 5 s.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Rebalance {
+    /// Events that are there before the node joins, at least.
+    #[arg(long, default_value_t = 1_000_000, value_parser = count)]
+    pub events: usize,
+    /// Concurrent callers on each of the first nodes.
+    #[arg(long, default_value_t = 64, value_parser = count)]
+    pub callers: usize,
+    /// Entities that are asked, chosen at random.
+    #[arg(long, default_value_t = 10_000, value_parser = count)]
+    pub entities: usize,
+    /// Bytes of an event's payload.
+    #[arg(long, default_value_t = 256)]
+    pub event_bytes: usize,
+    /// How long the rates before and after are measured, in seconds.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
     #[command(flatten)]
     pub groups: GroupArgs,
 }

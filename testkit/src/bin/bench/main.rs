@@ -100,6 +100,7 @@ pub(crate) async fn perform(run: &Run, benchmark: &Benchmark) -> Result<(), Fail
         Benchmark::All(args) => all::run(run, args).await,
         Benchmark::Failover(args) => cluster::failover::run(run, args).await,
         Benchmark::Handoff(args) => cluster::handoff::run(run, args).await,
+        Benchmark::Rebalance(args) => cluster::rebalance::run(run, args).await,
         Benchmark::Catchup(args) => cluster::catchup::run(run, args).await,
         Benchmark::Idle(args) => cluster::idle::run(run, args).await,
         Benchmark::Child(_) | Benchmark::Node { .. } => Ok(()),

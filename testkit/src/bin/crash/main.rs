@@ -38,6 +38,7 @@ mod trials;
 use std::{error::Error, fs, io, path::Path, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use duractor_testkit::process::wire::NodeConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Args, Mode, Scenario, Target, Worker};
@@ -73,7 +74,12 @@ fn work(worker: &Worker) -> Result<ExitCode, Failure> {
 /// Serves as a node of a cluster until the parent is gone.
 fn serve(config: &str) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(replicated::node::run(config))?;
+    runtime.block_on(async {
+        match serde_json::from_str::<NodeConfig>(config)?.whole {
+            None => replicated::node::run(config).await,
+            Some(_) => transfer::host::run(config).await,
+        }
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

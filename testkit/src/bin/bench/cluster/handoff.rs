@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     start::{setup, start_with},
-    whole::{Callers, Order, Saw, now_us},
+    whole::{Callers, Order, Saw, ask, now_us},
 };
 use crate::{
     cli::Handoff,
@@ -37,7 +37,7 @@ pub(crate) async fn run(run: &Run, args: &Handoff) -> Result<(), Failure> {
     };
     for node in cluster.nodes() {
         let load = Callers { name: node.to_string(), ..load.clone() };
-        ask(&cluster, node, &Order::Start(load)).await?;
+        ask::<Saw>(&cluster, node, &Order::Start(load)).await?;
     }
     let bar = run.progress("handoff", Some(args.moves as u64));
     // Once to get warm, and to see how long gaps are that nobody made.
@@ -61,7 +61,7 @@ pub(crate) async fn run(run: &Run, args: &Handoff) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     for node in cluster.nodes() {
-        ask(&cluster, node, &Order::Stop).await?;
+        ask::<Saw>(&cluster, node, &Order::Stop).await?;
     }
     cluster.shutdown().await?;
     std::fs::remove_dir_all(&dir)?;
@@ -131,7 +131,7 @@ async fn empty(cluster: &Arc<Cluster>, node: u32) -> Result<Vec<u16>, Failure> {
 async fn look(cluster: &Arc<Cluster>) -> Result<Saw, Failure> {
     let mut all = Saw::default();
     for node in cluster.nodes() {
-        let saw = ask(cluster, node, &Order::Look).await?;
+        let saw: Saw = ask(cluster, node, &Order::Look).await?;
         all.worst_us = all.worst_us.max(saw.worst_us);
         all.errors += saw.errors;
         all.error = all.error.or(saw.error);
@@ -153,9 +153,4 @@ fn gaps(saw: &Saw, began_us: u64, ended_us: u64) -> BTreeMap<u16, u64> {
         (*shard, gap.unwrap_or_default())
     };
     saw.answers_us.iter().map(longest).collect()
-}
-
-async fn ask(cluster: &Cluster, node: u32, order: &Order) -> Result<Saw, Failure> {
-    let request = Request::Own(serde_json::to_value(order)?);
-    Ok(cluster.running(node)?.call(&request, LIMIT).await?)
 }

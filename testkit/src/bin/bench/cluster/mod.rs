@@ -6,7 +6,7 @@
 //! | `whole` | in a whole node: callers of entities |
 //! | `start` | in the parent: a cluster, and what all benchmarks ask of it |
 //! | `flow` | in the parent: a load that goes on, and its rate |
-//! | `append`, `ask`, `replay`, `failover`, `handoff`, `catchup`, `idle` | one benchmark each |
+//! | `append`, `ask`, `replay`, `failover`, `handoff`, `rebalance`, `catchup`, `idle` | one benchmark each |
 
 pub(crate) mod append;
 pub(crate) mod ask;
@@ -16,6 +16,7 @@ mod flow;
 pub(crate) mod handoff;
 pub(crate) mod idle;
 mod node;
+pub(crate) mod rebalance;
 pub(crate) mod replay;
 mod start;
 mod whole;

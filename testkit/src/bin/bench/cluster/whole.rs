@@ -10,10 +10,10 @@ use std::{
 use duractor::{EntitySettings, NodeBuilder, RequestId};
 use duractor_testkit::{
     Rng,
-    process::{self, Application, WholeNode},
+    process::{self, Application, Cluster, WholeNode, wire::Request},
 };
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -23,6 +23,8 @@ use crate::{
     run::Failure,
 };
 
+/// How long a node may take to answer.
+const LIMIT: Duration = Duration::from_secs(30);
 /// Entities may have so many commands waiting.
 const MAILBOX: usize = 1 << 16;
 
@@ -35,6 +37,8 @@ pub(crate) enum Order {
     Look,
     /// End the callers. Answered with what they saw last.
     Stop,
+    /// Answered with how many shards are yet to be moved, as the cluster's leader knows.
+    Unbalanced,
 }
 
 /// Callers that each persist one thing after the other, under a request id.
@@ -105,6 +109,10 @@ impl Application for Hosted {
     ) -> BoxFuture<'static, Result<Value, Failure>> {
         Box::pin(async move {
             let saw = match serde_json::from_value(request)? {
+                Order::Unbalanced => {
+                    let plan = node.cluster.plan().await?;
+                    return Ok((plan.moves.len() + plan.unknown.len()).into());
+                }
                 Order::Start(callers) => {
                     self.start(&node, &callers)?;
                     Saw::default()
@@ -149,4 +157,14 @@ impl Hosted {
         }
         Ok(())
     }
+}
+
+/// In the parent: has a whole node do something.
+pub(crate) async fn ask<T: DeserializeOwned>(
+    cluster: &Cluster,
+    node: u32,
+    order: &Order,
+) -> Result<T, Failure> {
+    let request = Request::Own(serde_json::to_value(order)?);
+    Ok(cluster.running(node)?.call(&request, LIMIT).await?)
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use duractor_testkit::{
     Rng,
-    process::{Cluster, Cut, Proxy},
+    process::{Cluster, Cut, Proxy, wire::Request},
 };
-use tokio::time::sleep;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep};
 
-use crate::Failure;
+use crate::{Failure, transfer::order::Order};
 
 /// How long a replaced node may take until it votes in all groups.
 const ADOPTED: Duration = Duration::from_secs(30);
@@ -22,6 +23,8 @@ pub(crate) enum Fault {
     Freeze { name: &'static str, nodes: Vec<u32> },
     /// A node's disk is lost, and it comes back as its next incarnation.
     Replace { node: u32 },
+    /// A node is drained, stopped in good order, started and used again. For whole nodes.
+    Drain { node: u32 },
     /// From whom to whom nothing comes through.
     Cut { name: &'static str, directions: Vec<(u32, u32)>, how: Cut },
 }
@@ -66,11 +69,25 @@ impl Fault {
         }
     }
 
+    /// Chooses one for whole nodes: what becomes of their disks is their own business, and no proxy is
+    /// between them.
+    pub(crate) fn choose_whole(nodes: u32, leader: u32, rng: &mut Rng) -> Self {
+        loop {
+            match Self::choose(nodes, leader, rng) {
+                Fault::Replace { node } => return Fault::Drain { node },
+                Fault::Cut { .. } if rng.chance(0.5) => return Fault::Drain { node: leader },
+                Fault::Cut { .. } => {}
+                fault => return fault,
+            }
+        }
+    }
+
     /// What it is called in reports.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Fault::Kill { name, .. } | Fault::Freeze { name, .. } | Fault::Cut { name, .. } => name,
             Fault::Replace { .. } => "replace",
+            Fault::Drain { .. } => "drain",
         }
     }
 
@@ -104,6 +121,7 @@ impl Fault {
                 cluster.wipe(*node).await?;
                 cluster.adopt(ADOPTED).await?;
             }
+            Fault::Drain { node } => drain(cluster, *node).await?,
             Fault::Cut { directions, how, .. } => {
                 let proxy = cluster.proxy().ok_or("there is no proxy to cut")?;
                 directions.iter().for_each(|(from, to)| proxy.cut(*from, *to, *how));
@@ -112,6 +130,35 @@ impl Fault {
             }
         }
         Ok(())
+    }
+}
+
+/// Maintenance, as an operator does it.
+async fn drain(cluster: &Cluster, node: u32) -> Result<(), Failure> {
+    let other = cluster.nodes().find(|other| *other != node).ok_or("there is one node alone")?;
+    let end = Instant::now() + ADOPTED;
+    // Another replica may lag for a moment: then it is drained, and not yet to be stopped.
+    while !at::<bool>(cluster, other, Order::Drain { node }).await? {
+        if Instant::now() > end {
+            return Err(format!("node {node} is drained, and may never be stopped").into());
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    cluster.stop(node).await?;
+    cluster.restart(node).await?;
+    at(cluster, other, Order::Resume { node }).await
+}
+
+/// Has a node do something, which may take some tries: the others may be in the middle of something.
+async fn at<T: DeserializeOwned>(cluster: &Cluster, node: u32, order: Order) -> Result<T, Failure> {
+    let order = serde_json::to_value(super::order::Order::Transfers(order))?;
+    let end = Instant::now() + ADOPTED;
+    loop {
+        match cluster.running(node)?.call(&Request::Own(order.clone()), ADOPTED).await {
+            Ok(done) => return Ok(done),
+            Err(error) if Instant::now() > end => return Err(error.into()),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
     }
 }
 
@@ -133,6 +180,9 @@ mod tests {
         let faults: Vec<_> = (0..500).map(|_| Fault::choose(3, 2, &mut rng)).collect();
         let names: BTreeSet<_> = faults.iter().map(Fault::name).collect();
         assert_eq!(names.len(), 11, "{names:?}");
+        let whole: BTreeSet<_> =
+            (0..500).map(|_| Fault::choose_whole(3, 2, &mut rng).name()).collect();
+        assert!(whole.contains("drain") && whole.len() == 8, "{whole:?}");
         for fault in faults {
             match fault {
                 Fault::Kill { name: "kill_leader", nodes } => assert_eq!(nodes, [2]),

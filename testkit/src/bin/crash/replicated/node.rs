@@ -23,7 +23,7 @@ use crate::{
     journal::read_all,
     mark::Mark,
     place::{ENTITIES, entity},
-    transfer::host::Host,
+    transfer::host::Bare,
 };
 
 /// One batch in so many is done wrong, where that is wanted.
@@ -39,7 +39,7 @@ pub(crate) async fn run(config: &str) -> Result<(), Failure> {
 #[derive(Default)]
 struct Worker {
     batches: AtomicU64,
-    entities: Host,
+    entities: Bare,
 }
 
 impl Handler for Worker {

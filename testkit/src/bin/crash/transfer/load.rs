@@ -1,6 +1,13 @@
 //! In the parent: tellers who transfer between purses and look at all of them, at any node.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use duractor_testkit::{
     Rng,
@@ -9,7 +16,10 @@ use duractor_testkit::{
 };
 use tokio::{task::JoinSet, time::sleep};
 
-use super::order::{Ended, Order};
+use super::{
+    counter::Counted,
+    order::{Ended, Order},
+};
 use crate::Failure;
 
 /// Tellers who work at once.
@@ -22,6 +32,16 @@ pub(super) struct Bank {
     pub(super) cluster: Arc<Cluster>,
     pub(super) book: Book,
     pub(super) purses: usize,
+    /// The counter that a lock guards.
+    pub(super) counter: PathBuf,
+    pub(super) counts: Counts,
+}
+
+/// How often it was counted.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) acked: AtomicU64,
+    pub(super) unknown: AtomicU64,
 }
 
 /// All tellers, at work.
@@ -61,13 +81,39 @@ impl Teller {
     async fn run(&mut self) -> Result<(), String> {
         while !self.stop.is_set() {
             match self.rng.below(10) {
-                0..6 => self.transfer(true).await?,
-                6..8 => self.transfer(false).await?,
+                0..5 => self.transfer(true).await?,
+                5..7 => self.transfer(false).await?,
+                7 => drop(self.count().await),
                 _ => self.look().await?,
             }
         }
         // Everybody is served again.
-        self.transfer(true).await
+        self.transfer(true).await?;
+        while let Err(trouble) = self.count().await {
+            if self.stop.is_over() {
+                return Err(format!("nobody can count: {trouble}"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn count(&mut self) -> Result<(), String> {
+        let timeout_ms = 300 + self.rng.below(1_500);
+        let order = Order::Count { file: self.bank.counter.clone(), timeout_ms };
+        let counted = self.at_any::<Counted>(order, timeout_ms).await;
+        let counts = &self.bank.counts;
+        match counted {
+            Ok(Counted::Done) => {
+                counts.acked.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Ok(Counted::FencedOff) => Err("another holder came in between".to_owned()),
+            Ok(Counted::NotHeld(trouble)) => Err(trouble),
+            Err(trouble) => {
+                counts.unknown.fetch_add(1, Relaxed);
+                Err(trouble)
+            }
+        }
     }
 
     /// A named transfer is tried, at one node after the other, until its end is known.

@@ -1,5 +1,7 @@
 //! What the parent has a node do with its entities.
 
+use std::path::PathBuf;
+
 use duractor_testkit::bank::Parts;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,12 @@ pub(crate) enum Order {
     Look { purses: usize, timeout_ms: u64 },
     /// All transfers of a purse: answered with them.
     List { purse: usize, timeout_ms: u64 },
+    /// Count one higher in this file, under a lock: answered with [`Counted`](super::counter::Counted).
+    Count { file: PathBuf, timeout_ms: u64 },
+    /// Take a node's leaderships away, and say whether it may be stopped. For whole nodes.
+    Drain { node: u32 },
+    /// Use it again.
+    Resume { node: u32 },
 }
 
 /// What became of a transfer.

@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -18,7 +18,8 @@ use duractor_testkit::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    load::{Bank, Load, ask},
+    counter,
+    load::{Bank, Counts, Load, ask},
     order::Order,
 };
 use crate::{
@@ -100,9 +101,14 @@ impl Place {
         setup.segment_bytes = Some(args.segment_kib.unwrap_or(by_chance) << 10);
         setup.fan_in = Some(2 + rng.index(3));
         setup.plant = args.plant.map(|plant| plant.name().to_owned());
+        if args.plant.is_none() && rng.chance(0.5) {
+            // Whole nodes find each other by themselves, past any proxy.
+            (setup.whole, setup.proxied) = (Some(Vec::new()), false);
+        }
         let cluster = Cluster::start(setup).await?;
         let (book, purses) = (Book::default(), 3 + rng.index(6));
-        let bank = Arc::new(Bank { cluster, book, purses });
+        let (counter, counts) = (dir.join("counter"), Counts::default());
+        let bank = Arc::new(Bank { cluster, book, purses, counter, counts });
         Ok(Self { dir, bank, rng, trials: 0, acked: 0 })
     }
 
@@ -116,7 +122,11 @@ impl Place {
         sleep(Duration::from_millis(100 + self.rng.below(300))).await;
         let shard = self.rng.below(u64::from(cluster.setup().shards)) as u16;
         let leader = cluster.leader(shard).await.map_or(1, |(leader, _)| leader);
-        let fault = Fault::choose(cluster.setup().nodes, leader, &mut self.rng);
+        let (nodes, whole) = (cluster.setup().nodes, cluster.setup().whole.is_some());
+        let fault = match whole {
+            true => Fault::choose_whole(nodes, leader, &mut self.rng),
+            false => Fault::choose(nodes, leader, &mut self.rng),
+        };
         *faults.entry(fault.name()).or_default() += 1;
         let happened = fault.happen(&cluster, &mut self.rng).await;
         let healed = Instant::now();
@@ -148,6 +158,8 @@ impl Place {
             });
         }
         self.bank.book.check(&purses)?;
+        let Counts { acked, unknown } = &self.bank.counts;
+        counter::check(&self.bank.counter, acked.load(Relaxed), unknown.load(Relaxed))?;
         Ok(())
     }
 
