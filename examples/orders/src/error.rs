@@ -38,7 +38,7 @@ impl ApiError {
     }
 
     /// What no client can do anything about. The details are for the log.
-    fn internal(error: &dyn Error) -> Self {
+    pub(crate) fn internal(error: &dyn Error) -> Self {
         tracing::error!(%error, "a request failed");
         let text = "the service failed on this request, and has logged why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)

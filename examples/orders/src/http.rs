@@ -32,7 +32,7 @@ pub const MAX_HISTORY: u64 = 1000;
 
 /// A client's time: for so long a command looks for its order's node, as when that was just killed and
 /// the next one is not elected yet.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// So long the service may take to be found well.
 const HEALTHY: Duration = Duration::from_secs(2);
@@ -92,8 +92,7 @@ impl Target {
         C: Command<Reply = OrderReply>,
         Orders: Handle<C>,
     {
-        let id = self.key.0.clone().map_or_else(|| RequestId::new(&random_id()), Ok);
-        let id = id.map_err(|error| ApiError::bad_key(&error.to_string()))?;
+        let id = self.key.request()?;
         // Two kinds of failure: the framework's, and the order's own refusal.
         Ok(self.order.ask(command).request_id(id).timeout(PATIENCE).await??)
     }
@@ -128,12 +127,20 @@ impl FromRequestParts<Node> for Target {
 }
 
 /// The header `Idempotency-Key`, where the request has one: the command's request id.
-struct Key(Option<RequestId>);
+pub(crate) struct Key(Option<RequestId>);
 
-impl FromRequestParts<Node> for Key {
+impl Key {
+    /// The request id; a random one where the request has no key.
+    pub(crate) fn request(&self) -> Result<RequestId, ApiError> {
+        let id = self.0.clone().map_or_else(|| RequestId::new(&random_id()), Ok);
+        id.map_err(|error| ApiError::bad_key(&error.to_string()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Key {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Node) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Key(None)) };
         let text =
             value.to_str().map_err(|_| ApiError::bad_key("only visible ASCII is allowed"))?;
@@ -143,13 +150,13 @@ impl FromRequestParts<Node> for Key {
 }
 
 /// A JSON body, with our errors in place of axum's.
-struct Body<T>(T);
+pub(crate) struct Body<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<Node> for Body<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, node: &Node) -> Result<Self, ApiError> {
-        let Json(value) = Json::from_request(request, node).await?;
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(value) = Json::from_request(request, state).await?;
         Ok(Body(value))
     }
 }

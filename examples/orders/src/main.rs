@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use orders::{certs, demo};
+use orders::{Outside, certs, demo};
 use tracing_subscriber::EnvFilter;
 
 /// Orders over HTTP, each a durable entity. No database.
@@ -25,6 +25,8 @@ enum Cli {
         /// Make a new cluster, with this node as its first. Once, on one node.
         #[arg(long, requires = "config")]
         bootstrap: bool,
+        #[command(flatten)]
+        outside: Outside,
     },
     /// Makes certificates and configurations for a cluster on this machine.
     Certs(certs::Options),
@@ -51,11 +53,13 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     match cli {
-        Cli::Serve { data, listen, config, bootstrap } => {
+        Cli::Serve { data, listen, config, bootstrap, outside } => {
             let ready = |address| println!("listening on http://{address}");
             match config {
-                None => orders::serve(&data, listen, ready).await?,
-                Some(config) => orders::serve_member(&config, bootstrap, listen, ready).await?,
+                None => orders::serve(&data, listen, &outside, ready).await?,
+                Some(config) => {
+                    orders::serve_member(&config, bootstrap, listen, &outside, ready).await?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -8,9 +8,13 @@ use std::{
 };
 
 fn demo(arguments: &[&str]) -> (Output, String) {
+    run(&[&["--orders", "40", "--clients", "8"], arguments].concat())
+}
+
+fn run(arguments: &[&str]) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let run = Command::new(env!("CARGO_BIN_EXE_orders"))
-        .args(["demo", "--orders", "40", "--clients", "8"])
+        .arg("demo")
         .args(arguments)
         .env("TMPDIR", folder.path())
         .output()
@@ -85,7 +89,20 @@ fn a_cluster_goes_on_without_its_leader_and_loses_nothing() {
     assert!(run.status.success(), "{text}{}", String::from_utf8_lossy(&run.stderr));
     assert_eq!(text.matches("SIGKILL").count(), 1, "{text}");
     assert!(text.contains("is back and has caught up"), "{text}");
+    assert!(text.contains("20 were bought: 13 shipped and paid, 7 refused and undone"), "{text}");
+    assert!(text.contains("the receiver was told of each once"), "{text}");
     assert_eq!((row(&text, "lost"), row(&text, "doubled")), ("0", "0"), "{text}");
     // Each of the nodes is asked for each of the orders.
     assert!(row(&text, "orders checked").starts_with("120, with 870 events"), "{text}");
+}
+
+/// Clients that try again on 503, and at another node where nobody listens, notice nothing.
+#[test]
+fn a_rolling_restart_fails_no_request() {
+    let (run, text) = run(&["--orders", "800", "--clients", "4", "--nodes", "3", "--rolling"]);
+    assert!(run.status.success(), "{text}{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(text.matches("stopped on SIGTERM").count(), 3, "{text}");
+    assert!(text.contains("versions 2.0.0, 1.0.0, 1.0.0"), "{text}");
+    assert!(text.contains(" 0 requests failed"), "{text}");
+    assert_eq!((row(&text, "lost"), row(&text, "doubled")), ("0", "0"), "{text}");
 }

@@ -141,3 +141,46 @@ async fn a_node_that_takes_no_commands_says_so() {
     }
     let _: Reply = service.post("/orders", None, json!({ "customer": "ada" })).await;
 }
+
+#[tokio::test]
+async fn an_order_is_bought_and_has_an_invoice() {
+    let service = Service::start().await;
+    let stock = json!({ "sku": "tea", "pieces": 9 });
+    assert_eq!(
+        service.post("/depot/stock", Some("s"), stock.clone()).await.json["stock"]["tea"],
+        9
+    );
+    assert_eq!(service.post("/depot/stock", Some("s"), stock).await.json["stock"]["tea"], 9);
+    let deposit = json!({ "cents": 5000 });
+    let account = service.post("/accounts/ada/deposit", None, deposit).await;
+    assert_eq!((account.status, &account.json["free_cents"]), (200, &json!(5000)));
+
+    let body = json!({ "customer": "ada", "lines": [tea(2)] });
+    let placed = service.post("/orders", None, body).await;
+    let path = |rest: &str| format!("/orders/{}{rest}", placed.json["id"].as_str().unwrap());
+    let early = service.post(&path("/invoice"), None, Value::Null).await;
+    assert_eq!(code(&early), (409, "not-shipped"));
+    let start = json!({ "account": "ada", "amount_cents": 1000 });
+    assert_eq!(service.post(&path("/checkout"), Some("c"), start.clone()).await.status, 202);
+    assert_eq!(service.post(&path("/checkout"), Some("c"), start.clone()).await.status, 202);
+    let again = service.post(&path("/checkout"), None, start).await;
+    assert_eq!(code(&again), (409, "already-started"));
+
+    let give_up = std::time::Duration::from_secs(30);
+    let shipped = tokio::time::timeout(give_up, async {
+        while service.get(&path("/checkout")).await.json["stage"] != "shipped" {
+            tokio::task::yield_now().await;
+        }
+    });
+    shipped.await.expect("it is shipped");
+    assert_eq!(service.get(&path("")).await.json["status"], "shipped");
+    assert_eq!(service.get("/depot").await.json["stock"]["tea"], 7);
+    let invoice = service.post(&path("/invoice"), None, Value::Null).await;
+    assert_eq!((invoice.status, &invoice.json["number"]), (200, &json!(1)));
+    assert_eq!(service.post(&path("/invoice"), None, Value::Null).await.json, invoice.json);
+    let none = service.post("/orders/none/invoice", None, Value::Null).await;
+    assert_eq!(code(&none), (404, "no-such-order"));
+    let leader = service.get("/leader").await;
+    assert_eq!((leader.status, &leader.json["node"]), (200, &json!(1)));
+    service.stop().await;
+}

@@ -103,6 +103,12 @@ impl Found {
         self.example(format!("refused: {refusal}"));
     }
 
+    /// Adds something else that is not as it must be.
+    pub fn wrong(&mut self, what: String) {
+        self.different += 1;
+        self.example(what);
+    }
+
     fn example(&mut self, example: String) {
         if self.examples.len() < EXAMPLES {
             self.examples.push(example);

@@ -11,13 +11,18 @@ use std::{
 
 use axum::http::{Method, StatusCode};
 use serde_json::Value;
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     Options, Plant,
     check::{Actual, Expected, Found},
     client::Client,
     plan::{Step, steps},
+    rolling::REST,
     server::Server,
 };
 
@@ -74,7 +79,10 @@ pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
 /// What the clients share.
 pub(crate) struct Work {
     client: Client,
-    orders: u32,
+    /// How many orders there are to be.
+    orders: AtomicU32,
+    /// The rest after each order.
+    rest: Duration,
     plant: Option<Plant>,
     next: AtomicU32,
     /// Has a permit for each request that was answered.
@@ -83,8 +91,16 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) fn new(options: &Options, client: Client) -> Self {
-        let &Options { orders, plant, .. } = options;
-        Self { client, orders, plant, next: AtomicU32::new(0), answered: Semaphore::new(0) }
+        let &Options { orders, plant, rolling, .. } = options;
+        // They go on until all nodes are through.
+        let (orders, rest) = if rolling { (u32::MAX, REST) } else { (orders, Duration::ZERO) };
+        let (orders, next) = (AtomicU32::new(orders), AtomicU32::new(0));
+        Self { client, orders, rest, plant, next, answered: Semaphore::new(0) }
+    }
+
+    /// No order is begun any more.
+    pub(crate) fn stop(&self) {
+        self.orders.store(0, Relaxed);
     }
 
     /// Waits until so many more requests are answered.
@@ -99,10 +115,13 @@ impl Work {
         let mut done = Vec::new();
         loop {
             let number = self.next.fetch_add(1, Relaxed);
-            if number >= self.orders {
+            if number >= self.orders.load(Relaxed) {
                 return Ok(done);
             }
             done.push(self.place_order(number).await?);
+            if !self.rest.is_zero() {
+                sleep(self.rest).await;
+            }
         }
     }
 

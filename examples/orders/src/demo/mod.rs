@@ -9,12 +9,20 @@
 //! | `server` | the child process: started, killed, started again |
 //! | `load` | the clients, the kills among them, and the check at the end |
 //! | `nodes` | the same with several servers that are one cluster |
+//! | `buyers` | those who buy orders of the cluster meanwhile |
+//! | `rolling` | a restart of each node in turn, which no client notices |
+//! | [`receiver`] | the outside world that the mailer tells |
+//! | [`audit`] | whether money, pieces, notices and invoices add up |
 
+pub mod audit;
+mod buyers;
 pub mod check;
 mod client;
 mod load;
 mod nodes;
 pub mod plan;
+pub mod receiver;
+mod rolling;
 mod server;
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -40,6 +48,11 @@ pub struct Options {
     /// killed.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
+    /// Instead of killing nodes, stop each in turn with SIGTERM and start it again as a newer version,
+    /// while clients send requests: none of them may fail. Clients go on until all nodes are through,
+    /// whatever --orders says. For three nodes or more.
+    #[arg(long, conflicts_with_all = ["kills", "plant"])]
+    rolling: bool,
     /// Fakes a fault, to show that the check finds it.
     #[arg(long, value_name = "FAULT", hide = true)]
     plant: Option<Plant>,
@@ -60,9 +73,11 @@ pub(crate) enum Plant {
 /// # Errors
 /// The server does not start or does not answer any more, or the demo was interrupted.
 pub async fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
-    println!("Orders over HTTP, each a durable entity. The server is killed while it works.\n");
+    let fate = if options.rolling { "Each server is restarted" } else { "The server is killed" };
+    println!("Orders over HTTP, each a durable entity. {fate} while it works.\n");
     let work = async {
         match options.nodes {
+            1 | 2 if options.rolling => Err("a rolling restart needs --nodes 3 or more".to_owned()),
             1 => load::run(options).await,
             2 => Err("two nodes are less than one: both are needed for a quorum".to_owned()),
             _ => nodes::run(options).await,
@@ -84,7 +99,8 @@ fn report(outcome: &Outcome, options: &Options) {
     let row = |what: &str, text: String| println!("  {what:<24} {text}");
     println!();
     row("requests sent", format!("{sent}, by {} clients at once", options.clients));
-    row("acknowledged", format!("{acknowledged}, at {rate:.0} a second (kills included)"));
+    let what = if options.rolling { "restarts and rests" } else { "kills" };
+    row("acknowledged", format!("{acknowledged}, at {rate:.0} a second ({what} included)"));
     if !back.is_empty() {
         row("server back after a kill", format!("{} ms", list(back)));
     }

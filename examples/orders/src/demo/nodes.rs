@@ -16,9 +16,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Options, Plant,
+    audit::Facts,
+    buyers,
     check::Found,
     client::{Client, Reply},
     load::{Outcome, Work, check_all, never_placed, place_all, requests},
+    receiver::Receiver,
+    rolling::{self, OLD},
     server::Server,
 };
 use crate::certs;
@@ -29,26 +33,43 @@ const EQUAL: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The processes.
-struct Nodes {
+pub(super) struct Nodes {
     configs: Vec<PathBuf>,
     addresses: Vec<SocketAddr>,
     /// `None` while one is killed.
     servers: Vec<Option<Server>>,
+    /// What each of them is told beside its configuration.
+    outside: Vec<String>,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
     let folder = tempfile::Builder::new().prefix("duractor-orders-").tempdir();
     let folder = folder.map_err(|error| format!("no temporary folder: {error}"))?;
-    let mut nodes = Nodes::start(folder.path(), options.nodes).await?;
+    let (receiver, book) = (Receiver::start().await?, folder.path().join("invoices.txt"));
+    let outside = [
+        format!("--notify=http://{}/notices", receiver.address),
+        format!("--invoices={}", book.display()),
+    ];
+    let mut nodes = Nodes::start(folder.path(), options.nodes, &outside).await?;
     println!("  {} servers up, their data in {}", options.nodes, folder.path().display());
 
-    let client = Client::new(nodes.addresses.clone());
+    let client = match options.rolling {
+        true => Client::keeping(nodes.addresses.clone()),
+        false => Client::new(nodes.addresses.clone()),
+    };
     let start = Instant::now();
     let work = Arc::new(Work::new(options, client.clone()));
     let mut back = Vec::new();
-    let kills = kill_meanwhile(options, &work, &mut nodes, &mut back);
-    let ((), mut orders) = tokio::try_join!(kills, place_all(options, &work))?;
+    let disturb = async {
+        match options.rolling {
+            true => rolling::restart_all(&work, &mut nodes).await,
+            false => kill_meanwhile(options, &work, &mut nodes, &mut back).await,
+        }
+    };
+    let buyers = buyers::buy_all(options, &client);
+    let ((), mut orders, bought) = tokio::try_join!(disturb, place_all(options, &work), buyers)?;
     let took = start.elapsed();
+    let facts = buyers::look(&client, bought, &receiver, &book).await?;
     let (sent, acknowledged) = (client.sent(), orders.iter().map(|done| done.steps).sum());
     nodes.wait_equal().await?;
 
@@ -57,13 +78,36 @@ pub(crate) async fn run(options: &Options) -> Result<Outcome, String> {
     }
     let orders = Arc::new(orders);
     let mut found = Found::default();
+    if options.rolling {
+        rolling::judge(&client, &mut found);
+    }
     for (number, address) in (1..).zip(&nodes.addresses) {
         let here = check_all(options, &Client::new(vec![*address]), &orders, true).await?;
         println!("  node {number} has {} orders with {} events", here.orders, here.events);
         found.add(here);
     }
+    facts.faults().into_iter().for_each(|fault| found.wrong(fault));
+    tell(&facts, &receiver);
+    nodes.one_leader(&mut found).await?;
     nodes.stop().await?;
     Ok(Outcome { sent, acknowledged, took, back, found })
+}
+
+/// What came of what was bought.
+fn tell(facts: &Facts, receiver: &Receiver) {
+    let shipped = facts.purchases.iter().filter(|purchase| purchase.stage == "shipped").count();
+    println!(
+        "  {} were bought: {shipped} shipped and paid, {} refused and undone",
+        facts.purchases.len(),
+        facts.purchases.len() - shipped
+    );
+    let inbox = receiver.inbox();
+    println!(
+        "  the receiver was told of each once; {} came again, {} were stale; {} invoices",
+        inbox.repeats,
+        inbox.stale,
+        facts.book.len()
+    );
 }
 
 /// Kills the leader at even distances, counted in acknowledged requests, and starts it again halfway
@@ -79,7 +123,7 @@ async fn kill_meanwhile(
         work.wait_answered(between.div_ceil(2)).await?;
         let number = nodes.kill_leader(count, back).await?;
         work.wait_answered(between / 2).await?;
-        nodes.restart(number).await?;
+        nodes.restart(number, OLD).await?;
         let begun = Instant::now();
         nodes.wait_equal_so_far().await?;
         println!(
@@ -93,7 +137,7 @@ async fn kill_meanwhile(
 impl Nodes {
     /// Makes certificates and configurations, forms the cluster with the first node, and waits until
     /// each node has everything.
-    async fn start(folder: &Path, count: u16) -> Result<Self, String> {
+    async fn start(folder: &Path, count: u16, outside: &[String]) -> Result<Self, String> {
         let ports = free_ports(2 * usize::from(count)).map_err(|error| error.to_string())?;
         let (links, addresses) = ports.split_at(usize::from(count));
         let options = certs::Options {
@@ -103,21 +147,26 @@ impl Nodes {
             first_port: 0,
         };
         let configs = certs::write(&options, links).map_err(|error| error.to_string())?;
-        let mut nodes = Self { configs, addresses: addresses.to_vec(), servers: Vec::new() };
+        let peers =
+            (1..).zip(addresses).map(|(number, address)| format!("--peer={number}={address}"));
+        let outside = outside.iter().cloned().chain(peers).collect();
+        let addresses = addresses.to_vec();
+        let mut nodes = Self { configs, addresses, servers: Vec::new(), outside };
         for number in 1..=count {
-            let server = nodes.spawn(number, number == 1).await?;
+            let server = nodes.spawn(number, OLD, number == 1).await?;
             nodes.servers.push(Some(server));
         }
         nodes.wait_equal().await?;
         Ok(nodes)
     }
 
-    async fn spawn(&self, number: u16, bootstrap: bool) -> Result<Server, String> {
+    async fn spawn(&self, number: u16, version: &str, bootstrap: bool) -> Result<Server, String> {
         let place = usize::from(number) - 1;
         let mut arguments = vec!["--config".to_owned(), self.configs[place].display().to_string()];
         arguments.extend(["--listen".to_owned(), self.addresses[place].to_string()]);
+        arguments.extend(self.outside.iter().cloned());
         arguments.extend(bootstrap.then(|| "--bootstrap".to_owned()));
-        Server::start(&arguments).await
+        Server::start(&arguments, version).await
     }
 
     /// Kills the node that leads a fresh order, and has the others change that order.
@@ -151,9 +200,39 @@ impl Nodes {
         Ok(number)
     }
 
-    async fn restart(&mut self, number: u16) -> Result<(), String> {
-        self.servers[usize::from(number) - 1] = Some(self.spawn(number, false).await?);
+    pub(super) fn count(&self) -> u16 {
+        self.configs.len() as u16
+    }
+
+    /// Stops a node in good order.
+    pub(super) async fn terminate(&mut self, number: u16) -> Result<(), String> {
+        let server = self.servers[usize::from(number) - 1].take().ok_or("the node is down")?;
+        server.terminate().await
+    }
+
+    /// Starts a node that is down, as this version.
+    pub(super) async fn restart(&mut self, number: u16, version: &str) -> Result<(), String> {
+        self.servers[usize::from(number) - 1] = Some(self.spawn(number, version, false).await?);
         Ok(())
+    }
+
+    /// Waits until the cluster knows each node by this version, in the order of their numbers.
+    pub(super) async fn wait_versions(&self, expected: &[&str]) -> Result<(), String> {
+        let (give_up, client) = (Instant::now() + EQUAL, Client::new(self.addresses.clone()));
+        loop {
+            let reply = client.ask(&Method::GET, "/cluster", None, &Value::Null).await?;
+            let members = reply.body["members"].as_array().cloned().unwrap_or_default();
+            let version =
+                |member: &Value| member["properties"]["version"].as_str().map(str::to_owned);
+            let versions: Vec<_> = members.iter().filter_map(version).collect();
+            if versions == expected {
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                return Err(format!("the cluster knows versions {versions:?}, not {expected:?}"));
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Waits until all nodes vote in all groups and have applied the same entries. Nothing must be
@@ -164,7 +243,7 @@ impl Nodes {
 
     /// Waits until all nodes vote in all groups, and each has applied what was applied anywhere when
     /// this was called.
-    async fn wait_equal_so_far(&self) -> Result<(), String> {
+    pub(super) async fn wait_equal_so_far(&self) -> Result<(), String> {
         let mut least: Option<Vec<u64>> = None;
         self.wait(move |groups| {
             let applied = |group: &Vec<Group>| group.iter().map(|g| g.applied).collect::<Vec<_>>();
@@ -193,6 +272,21 @@ impl Nodes {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Asks each node who leads: the question goes to the leader over HTTP, so all say the same.
+    async fn one_leader(&self, found: &mut Found) -> Result<(), String> {
+        let mut answers = Vec::new();
+        for address in &self.addresses {
+            let client = Client::new(vec![*address]);
+            let (_, leads) = client.request(&Method::GET, "/leader", None, &Value::Null).await?;
+            answers.push(leads);
+        }
+        let one = answers[0]["token"].is_u64() && answers.iter().all(|leads| *leads == answers[0]);
+        if !one {
+            found.wrong(format!("nodes name different leaders: {answers:?}"));
+        }
+        Ok(())
     }
 
     async fn stop(self) -> Result<(), String> {

@@ -10,6 +10,8 @@ use tokio::{
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(30);
+/// How long a server may take to stop: it finishes requests, and hands over what it leads.
+const STOP: Duration = Duration::from_secs(60);
 /// What servers log unless `RUST_LOG` says otherwise: that a node is killed is no news here.
 const LOG: &str = "warn,duractor::cluster=error,openraft=off,ractor_cluster=off";
 
@@ -22,14 +24,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts this program's `serve` with these arguments and waits until it listens.
-    pub(crate) async fn start(arguments: &[String]) -> Result<Self, String> {
+    /// Starts this program's `serve` with these arguments, as this version of the application, and waits
+    /// until it listens.
+    pub(crate) async fn start(arguments: &[String], version: &str) -> Result<Self, String> {
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let level = env::var("RUST_LOG").unwrap_or_else(|_| LOG.to_owned());
         let mut child = Command::new(program)
             .arg("serve")
             .args(arguments)
             .env("RUST_LOG", level)
+            // As any setting, `node.version` may also come from the environment.
+            .env("DURACTOR_NODE_VERSION", version)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -49,7 +54,22 @@ impl Server {
     /// The service on a single node, on a free port.
     pub(crate) async fn start_alone(data: &Path) -> Result<Self, String> {
         let data = data.display().to_string();
-        Self::start(&["--listen", "127.0.0.1:0", "--data", &data].map(str::to_owned)).await
+        Self::start(&["--listen", "127.0.0.1:0", "--data", &data].map(str::to_owned), "1.0.0").await
+    }
+
+    /// Tells it to stop (SIGTERM), and waits until it has.
+    pub(crate) async fn terminate(mut self) -> Result<(), String> {
+        let id = self.child.id().ok_or("the server is gone")?.to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().await;
+        if !told.map_err(|error| format!("no program `kill`: {error}"))?.success() {
+            return Err(format!("process {id} cannot be told to stop"));
+        }
+        let ended = timeout(STOP, self.child.wait()).await;
+        let ended = ended.map_err(|_| format!("process {id} does not stop within {STOP:?}"))?;
+        match ended.map_err(|error| error.to_string())? {
+            status if status.success() => Ok(()),
+            status => Err(format!("process {id} stopped with {status}")),
+        }
     }
 
     /// Kills it with SIGKILL, which no process can catch, and waits until it is gone.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use duractor::Node;
-use orders::{domain::Orders, http::router};
+use orders::{http::router, invoices::Book, kinds, leader::who_leads, shop};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -42,10 +42,12 @@ impl Service {
     }
 
     async fn open(folder: TempDir) -> Self {
-        let node = Node::builder(folder.path()).register(Orders).start().await.unwrap();
+        let node = kinds(Node::builder(folder.path())).leader_handler(who_leads(1));
+        let node = node.start().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = router(node.clone());
+        let book = Book::new(folder.path().join("invoices.txt"));
+        let app = router(node.clone()).merge(shop::routes(node.clone(), Some(book)));
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { node, folder, address, server }
     }
