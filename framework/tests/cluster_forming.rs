@@ -2,10 +2,10 @@
 
 mod cluster_world;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cluster_world::{Place, address, wipe};
-use duractor::cluster::{Cluster, ClusterError, Parts, Phase, Refusal};
+use duractor::cluster::{Cluster, ClusterError, Parts, Phase, Refusal, discovery::Fixed};
 use duractor_journal::{EntityId, Member, NodeId, ShardId};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -58,6 +58,25 @@ async fn a_cluster_is_formed_once() {
     let Err(error) = Cluster::start_with(alone).await else { panic!("started") };
     assert!(matches!(error, ClusterError::NotEmpty { .. }), "{error}");
     cluster.shutdown().await;
+}
+
+/// Nodes that ask to be let in are linked with each other, and have nothing to say: who waited for their
+/// answers was up 3 s later for each of them.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_start_at_once_do_not_ask_each_other() {
+    let place = Place::new(1);
+    let all = Arc::new(Fixed((1..=3).map(address).collect()));
+    let parts = |node| Parts { discovery: vec![all.clone()], ..place.parts(node) };
+    let joining = [2, 3].map(|node| tokio::spawn(Cluster::start_with(parts(node))));
+    // They are linked, and ask, before anybody is there who could let them in.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = tokio::time::Instant::now();
+    let mut clusters = vec![Cluster::bootstrap_with(parts(1)).await.unwrap()];
+    for cluster in joining {
+        clusters.push(cluster.await.unwrap().unwrap());
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    stop_all(clusters).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use super::{
     event::LEVEL,
     identity::{Identity, Stage},
     properties::{About, Properties},
-    wire::{Message, Reply, Request, decode},
+    wire::{ASKING, Message, Reply, Request, decode},
 };
 use crate::config::Config;
 
@@ -90,6 +90,11 @@ impl Asker {
         found.len()
     }
 
+    /// Those who may be in a cluster: others that ask as well have nothing to say.
+    fn members(&self) -> impl Iterator<Item = Member> + use<> {
+        self.transport.peers().into_iter().filter(|peer| peer.incarnation != ASKING)
+    }
+
     /// Fails where a node that can be reached within a moment knows a cluster. Nodes that cannot be
     /// reached say nothing.
     pub(super) async fn expect_no_cluster(&mut self) -> Result<(), ClusterError> {
@@ -100,7 +105,7 @@ impl Asker {
         }
         let mut asked = BTreeSet::new();
         while Instant::now() < until {
-            for peer in self.transport.peers() {
+            for peer in self.members() {
                 if asked.contains(&peer) {
                     continue;
                 }
@@ -135,7 +140,7 @@ impl Asker {
                 look_at = Instant::now() + Duration::from_millis(pause + jitter);
                 pause = (pause * 2).min(longest);
             }
-            for peer in self.transport.peers() {
+            for peer in self.members() {
                 match self.ask(peer, token).await {
                     Ok(identity) => return Ok(identity),
                     Err(Refusal::NotLeader { address: Some(address) }) => {
