@@ -145,6 +145,11 @@ impl SimDisk {
         }
     }
 
+    /// The disk is gone for good, and whatever it held is out of memory, whoever still has a handle.
+    pub fn scrap(&self) {
+        self.state().scrap();
+    }
+
     /// Turns the power off in the `n`-th operation from now that changes the disk, counted from 1.
     pub fn crash_at(&self, n: u64) {
         self.inject(Rule::crash(n));

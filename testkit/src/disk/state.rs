@@ -64,6 +64,14 @@ impl State {
         }
     }
 
+    /// Everything fails from now on.
+    pub(super) fn scrap(&mut self) {
+        self.down = true;
+        self.names = Names::new(self.faults.unordered_names);
+        self.inodes.clear();
+        self.locks.clear();
+    }
+
     // ----- what happens before every operation
 
     pub(super) fn note(&mut self, x: u64) {

@@ -9,9 +9,12 @@ use tokio::time::sleep;
 use super::{
     account::{Account, Apply, Look},
     history::Seen,
-    world::{Process, World},
+    world::World,
 };
-use crate::rng::Rng;
+use crate::{
+    machines::{Process, Site},
+    rng::Rng,
+};
 
 /// How often an operation is tried before its client gives up.
 const TRIES: usize = 40;

@@ -71,9 +71,9 @@ pub(crate) async fn run(world: Arc<World>) {
 }
 
 async fn connect(world: &World, seed: u64) -> Result<Client, ClusterError> {
-    let seeds: Vec<_> = world.nodes.keys().map(|id| SimNetwork::address(*id)).collect();
+    let seeds: Vec<_> = world.machines.nodes.keys().map(|id| SimNetwork::address(*id)).collect();
     let config = Loader::new().set("cluster.name", "simulated").load()?;
-    let connect = Arc::new(Plug { net: world.net.clone(), me: Mutex::default() });
+    let connect = Arc::new(Plug { net: world.machines.net.clone(), me: Mutex::default() });
     let discovery = vec![Arc::new(Fixed(seeds)) as _];
     let env = SimEnv::new(seed).env();
     Client::connect_with(ClientParts { config, env, connect, discovery }).await

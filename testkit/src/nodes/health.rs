@@ -1,12 +1,9 @@
 //! How a cluster is: whether every node is a member, every group whole, every entity served.
 
-use std::{collections::BTreeSet, future::IntoFuture, sync::Arc, time::Duration};
+use std::{future::IntoFuture, sync::Arc, time::Duration};
 
-use duractor::{
-    AskError,
-    cluster::{Cluster, Phase, status::MemberStatus},
-};
-use duractor_journal::{Member, NodeId, Role, ShardId};
+use duractor::AskError;
+use duractor_journal::NodeId;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -16,6 +13,7 @@ use super::{
     locks::all_free,
     world::World,
 };
+use crate::machines::{self, Site};
 
 /// Invariant V: so long may an entity take until it answers again.
 pub(crate) const SERVES_WITHIN: Duration = Duration::from_secs(10);
@@ -27,7 +25,7 @@ const MEMBERS_WITHIN: Duration = Duration::from_secs(20);
 /// Waits until every account answers at every node, and every singleton runs.
 pub(crate) async fn all_serve(world: &Arc<World>) {
     let until = Instant::now() + SERVES_WITHIN;
-    for id in world.nodes.keys().copied() {
+    for id in world.machines.nodes.keys().copied() {
         for account in 0..world.plan.accounts {
             let mut last = "it is not up".to_owned();
             loop {
@@ -80,31 +78,9 @@ pub(crate) async fn whole(world: &Arc<World>) {
     }
 }
 
-/// Whether every node is up, everybody who should be a member is one, and every group has all its
-/// replicas: only then can any disk be lost without anything that was acknowledged.
+/// Whether every node is up, and every group has all its replicas.
 pub(crate) fn all_whole(world: &World) -> bool {
-    let clusters = world.nodes.keys().map(|id| world.process(*id)?.0.up().cluster);
-    let Some(clusters) = clusters.collect::<Option<Vec<_>>>() else { return false };
-    let joined = |cluster: &Cluster| {
-        let status = cluster.status();
-        let settled = |member: &MemberStatus| member.phase == Phase::Joined && member.up;
-        let members = &status.members;
-        status.ready && members.len() == clusters.len() && members.iter().all(settled)
-    };
-    let present: BTreeSet<Member> = clusters.iter().map(Cluster::me).collect();
-    let copies = |cluster: &Cluster| clusters.len().min(cluster.status().replication.into());
-    let led = |shard| {
-        let leads = |cluster: &&Cluster| cluster.groups().group(shard).role == Role::Leader;
-        clusters.iter().filter(leads).max_by_key(|cluster| cluster.groups().group(shard).term)
-    };
-    let whole = |shard| {
-        led(shard).is_some_and(|leader| {
-            let group = leader.groups().group(shard);
-            let voters = &group.voters;
-            !group.changing && voters.len() == copies(leader) && voters.is_subset(&present)
-        })
-    };
-    clusters.iter().all(joined) && (0..world.plan.shards).map(ShardId).all(whole)
+    machines::all_whole(world, world.plan.shards)
 }
 
 /// Waits until a node is ready, for as long as the load goes on.

@@ -1,76 +1,16 @@
-//! A process: it forms the cluster, or joins it, or comes back to it, and runs entities and singletons.
+//! What runs on a node: entities, and singletons that tell the resource that they are there.
 
 use std::{sync::Arc, time::Duration};
 
-use duractor::{
-    Env, Node, NodeBuilder, NodeError, Singleton,
-    cluster::{Cluster, ClusterError, Parts, discovery::Fixed},
-    config::{Config, Loader},
-};
+use duractor::{NodeBuilder, Singleton};
 use duractor_journal::NodeId;
 use tokio::time::sleep;
 
-use super::{
-    account::Account,
-    errands,
-    locks::options,
-    resource::Boot,
-    world::{Process, World},
-};
-use crate::{bank::Purse, cluster::network::SimNetwork, env::SimEnv};
-
-/// Until the process is up; it tries again and again.
-pub(super) async fn live(world: &Arc<World>, process: &Arc<Process>, sim: &SimEnv, mut form: bool) {
-    let env = world.env(sim);
-    loop {
-        let error = match come_up(world, process, &env, form).await {
-            Ok(()) => return,
-            Err(error) => error,
-        };
-        form &= !matches!(error, ClusterError::AlreadyFormed { .. });
-        world.say(3, || format!("node {} does not come up: {error}", process.node));
-        if let ClusterError::Journal(error) = &error {
-            world.violated(format!("S: node {} does not open: {error}", process.node));
-        }
-        world.count("starts_failed");
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn come_up(
-    world: &Arc<World>,
-    process: &Arc<Process>,
-    env: &Env,
-    form: bool,
-) -> Result<(), ClusterError> {
-    let config = config(world, process.node)?;
-    let mut parts = Parts::new(config, env.clone(), process.wires.clone());
-    parts.discovery = vec![Arc::new(Fixed(parts.config.discovery.seeds.clone()))];
-    let cluster = match form {
-        true => Cluster::bootstrap_with(parts).await?,
-        false => Cluster::start_with(parts).await?,
-    };
-    process.lock().cluster = Some(cluster.clone());
-    match host(world, process.boot, &cluster, env).await {
-        Ok(host) => {
-            world.say(4, || format!("node {} is up as {}", process.node, cluster.me()));
-            process.lock().host = Some(Arc::new(host));
-        }
-        Err(error) => {
-            world.violated(format!("S: node {} has no entities: {error}", process.node));
-        }
-    }
-    Ok(())
-}
+use super::{account::Account, errands, locks::options, world::World};
+use crate::{bank::Purse, cluster::network::SimNetwork, machines::Boot};
 
 /// What an application does: its entities and singletons on a node of the cluster.
-async fn host(
-    world: &Arc<World>,
-    boot: Boot,
-    cluster: &Cluster,
-    env: &Env,
-) -> Result<Node, NodeError> {
-    let builder = Node::builder("/data").env(env.clone()).cluster(cluster);
+pub(super) fn host(world: &Arc<World>, builder: NodeBuilder, boot: Boot) -> NodeBuilder {
     let builder = builder.register(Account { settings: world.plan.settings.clone() });
     let builder = builder.session(options(world));
     let builder = builder.register(Purse { settings: world.plan.settings.clone() });
@@ -87,7 +27,7 @@ async fn host(
             }
         })
     };
-    (0..world.plan.singletons).fold(builder, add).start().await
+    (0..world.plan.singletons).fold(builder, add)
 }
 
 /// The name of a singleton.
@@ -126,12 +66,11 @@ async fn work(
     Ok(())
 }
 
-fn config(world: &World, id: NodeId) -> Result<Config, ClusterError> {
+/// A node's configuration.
+pub(super) fn config(world: &World, id: NodeId) -> Vec<(&'static str, String)> {
     let (heartbeat, min, max) = world.plan.timing_ms;
-    let set = |loader: Loader, (key, value): (&str, String)| loader.set(key, value);
-    let seeds: Vec<_> = world.nodes.keys().map(|id| SimNetwork::address(*id)).collect();
     let (zone, rack, weight) = &world.plan.sites[id.0 as usize - 1];
-    let values = [
+    vec![
         ("node.zone", zone.clone()),
         ("node.rack", rack.clone()),
         ("node.weight", weight.to_string()),
@@ -142,7 +81,7 @@ fn config(world: &World, id: NodeId) -> Result<Config, ClusterError> {
         ("cluster.name", "simulated".into()),
         ("cluster.shards", world.plan.shards.to_string()),
         ("net.listen", SimNetwork::address(id)),
-        ("discovery.seeds", seeds.join(",")),
+        ("discovery.seeds", world.machines.addresses().join(",")),
         ("timing.heartbeat_ms", heartbeat.to_string()),
         ("timing.election_min_ms", min.to_string()),
         ("timing.election_max_ms", max.to_string()),
@@ -150,6 +89,5 @@ fn config(world: &World, id: NodeId) -> Result<Config, ClusterError> {
         ("timing.join_timeout_ms", "5000".into()),
         ("timing.operation_timeout_ms", "5000".into()),
         ("log.segment_bytes", world.plan.segment_bytes.to_string()),
-    ];
-    Ok(values.into_iter().fold(Loader::new(), set).load()?)
+    ]
 }

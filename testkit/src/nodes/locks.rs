@@ -16,13 +16,11 @@ use duractor::{CoordinationError, Guard, Node, Session, SessionOptions};
 use duractor_journal::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{
-    clients::failed,
-    history::Moment,
-    resource::Boot,
-    world::{Process, World},
+use super::{clients::failed, history::Moment, world::World};
+use crate::{
+    machines::{Boot, Process, Site},
+    rng::Rng,
 };
-use crate::rng::Rng;
 
 /// So much longer than its own time a call may take.
 const LATER: Duration = Duration::from_secs(6);
@@ -318,7 +316,7 @@ pub(crate) async fn all_free(world: &Arc<World>) {
     for number in 0..world.plan.locks {
         for permits in [1, 3] {
             let thing = Thing { number, permits };
-            for id in world.nodes.keys().copied() {
+            for id in world.machines.nodes.keys().copied() {
                 free(world, id, thing, until).await;
             }
         }

@@ -16,8 +16,7 @@
 //! | `history` | what clients saw, and its checks |
 //! | `resource` | what singletons work on |
 //! | `plan`, `planted` | what a seed is about; bugs that must be found |
-//! | `wires` | a node's links |
-//! | `world`, `life` | the nodes; the life of a process |
+//! | `world`, `life` | the machines and what is written down; what runs on them |
 //! | `guest` | a client from outside |
 //! | `clients`, `errands`, `locks`, `transfers` | the load |
 //! | `health` | whether all members, groups and entities are as they should be |
@@ -40,7 +39,6 @@ mod settle;
 mod transfers;
 mod trouble;
 mod upkeep;
-mod wires;
 mod world;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
@@ -57,6 +55,7 @@ use crate::{
         report::{Checked, watched},
     },
     disk::SimDisk,
+    machines::Site,
     rng::Rng,
 };
 
@@ -79,7 +78,9 @@ pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
         runtime.block_on(async {
             let world = World::new(plan, planted, rng, trace);
             let checked = all(&world).await;
-            write_up(&world, report, checked)
+            let written = write_up(&world, report, checked);
+            world.close().await;
+            written
         })
     });
     planted::plant(None);
@@ -89,7 +90,7 @@ pub fn run(seed: u64, planted: Option<Planted>, trace: bool) -> Report {
 /// The whole run; how many calls were checked in the end.
 async fn all(world: &Arc<World>) -> u64 {
     world.say(90, || format!("{:?}", world.plan));
-    for id in world.nodes.keys().copied() {
+    for id in world.machines.nodes.keys().copied() {
         world.start(id, id == NodeId(1));
     }
     health::whole(world).await;
@@ -117,7 +118,7 @@ async fn all(world: &Arc<World>) -> u64 {
         return 0;
     }
     world.end();
-    settle::heal(world);
+    world.heal();
     if timeout(Duration::from_secs(30), crowd.ended()).await.is_err() {
         let left = crowd.left.values().map(String::as_str).collect::<Vec<_>>().join(", ");
         world.violated(format!("V: what was under way never ended: {left}"));
@@ -164,14 +165,14 @@ impl Crowd {
 }
 
 fn write_up(world: &World, report: &mut Report, checked: u64) -> Checked {
-    let disks: Vec<_> = world.nodes.values().map(|place| place.sim()).collect();
+    let disks: Vec<_> = world.machines.nodes.values().map(|place| place.sim()).collect();
     let mut notes = world.notes();
     let history = &notes.history;
     report.acked = history.ops.iter().filter(|op| op.acked.is_some()).count() as u64;
     report.checked = checked;
     report.lives = u64::from(world.plan.nodes);
     notes.faults.iter().for_each(|(kind, count)| report.fault(kind, *count));
-    let net = world.net.counts();
+    let net = world.machines.net.counts();
     for (kind, count) in
         [("frames_lost", net.lost), ("sessions_lost", net.sessions_lost), ("window_full", net.full)]
     {
@@ -186,7 +187,7 @@ fn write_up(world: &World, report: &mut Report, checked: u64) -> Checked {
     let disk = |sum: u64, disk: &SimDisk| crate::rng::mix(sum ^ disk.trace_hash());
     report.trace = disks
         .iter()
-        .fold(notes.trace.hash ^ world.net.trace_hash(), |sum, sim| disk(sum, sim.disk()));
+        .fold(notes.trace.hash ^ world.machines.net.trace_hash(), |sum, sim| disk(sum, sim.disk()));
     match notes.violation.take() {
         Some(what) => Err(Violation(what)),
         None => Ok(()),

@@ -5,8 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The process that runs something, by the number of its start.
-pub(crate) type Boot = u64;
+use crate::machines::Boot;
 
 /// The resource.
 #[derive(Default)]

@@ -14,26 +14,14 @@ use super::{
     transfers,
     world::World,
 };
-use crate::cluster::network::Stop;
-
-/// Heals the world.
-pub(crate) fn heal(world: &Arc<World>) {
-    world.say(70, || "everything heals".into());
-    world.net.heal();
-    for place in world.nodes.values() {
-        place.sim().disk().heal();
-        place.sim().set_skew_ms(0);
-        world.thaw(place.id);
-        world.start(place.id, false);
-    }
-}
+use crate::{cluster::network::Stop, machines::Site};
 
 /// Everybody answers for every account, before and after everybody was restarted.
 pub(crate) async fn serve_again(world: &Arc<World>) {
     if world.fork_rng().chance(0.5) {
         all_serve(world).await;
     }
-    for id in world.nodes.keys().copied() {
+    for id in world.machines.nodes.keys().copied() {
         match world.fork_rng().below(3) {
             0 => world.stop(id, Stop::Crashed),
             1 => world.stop(id, Stop::Killed),
@@ -43,7 +31,7 @@ pub(crate) async fn serve_again(world: &Arc<World>) {
             _ => {}
         }
     }
-    for id in world.nodes.keys().copied() {
+    for id in world.machines.nodes.keys().copied() {
         world.start(id, false);
     }
     all_serve(world).await;
@@ -55,7 +43,7 @@ pub(crate) async fn compare(world: &Arc<World>) -> Result<u64, String> {
     let mut checked = 0;
     for account in 0..world.plan.accounts {
         let mut first: Option<Vec<u64>> = None;
-        for id in world.nodes.keys().copied() {
+        for id in world.machines.nodes.keys().copied() {
             let (held, kept) = read(world, id, account).await?;
             if !held.ends_with(&kept) {
                 return Err(format!("C: account {account} at node {id}: {kept:?} of {held:?}"));

@@ -9,12 +9,10 @@ use duractor::{EntityRef, Node, RequestId, TookEffect, TransactionError};
 use duractor_journal::NodeId;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    clients::failed,
-    world::{Process, World},
-};
+use super::{clients::failed, world::World};
 use crate::{
     bank::{Listing, Parts, Purse, Shift, Weigh},
+    machines::{Process, Site},
     rng::Rng,
 };
 

@@ -12,7 +12,10 @@ use super::{
     upkeep::{self, Job},
     world::World,
 };
-use crate::{cluster::network::Stop, rng::Rng};
+use crate::{
+    machines::Site,
+    {cluster::network::Stop, rng::Rng},
+};
 
 /// Makes trouble until the load ends.
 pub(crate) async fn make(world: Arc<World>) {
@@ -39,7 +42,7 @@ fn one(world: &Arc<World>, trouble: Trouble, rng: &mut Rng, members: &Arc<Mutex<
         Trouble::Kill => down(world, node, Stop::Killed, away_ms(rng)),
         Trouble::CrashMany => {
             let all = rng.chance(0.5);
-            for id in world.nodes.keys().copied().filter(|id| all || *id != node) {
+            for id in world.machines.nodes.keys().copied().filter(|id| all || *id != node) {
                 down(world, id, Stop::Crashed, 1 + rng.below(100));
             }
         }
@@ -48,11 +51,11 @@ fn one(world: &Arc<World>, trouble: Trouble, rng: &mut Rng, members: &Arc<Mutex<
         Trouble::Cut => cut(world, rng),
         Trouble::Slow => {
             let (from, to) = two(world, rng);
-            world.net.slow(from, to, ms(rng.below(80)), rng.below(20_000));
+            world.machines.net.slow(from, to, ms(rng.below(80)), rng.below(20_000));
         }
         Trouble::Break => {
             let (from, to) = two(world, rng);
-            world.net.break_session(from, to);
+            world.machines.net.break_session(from, to);
         }
         Trouble::Freeze => {
             let node = if rng.chance(0.5) { leader(world, rng) } else { node };
@@ -92,7 +95,7 @@ fn two(world: &World, rng: &mut Rng) -> (NodeId, NodeId) {
 /// Whoever takes itself for the leader of some shard, or any.
 fn leader(world: &World, rng: &mut Rng) -> NodeId {
     let shard = ShardId(rng.below(u64::from(world.plan.shards)) as u16);
-    let leads = |process: &&Arc<super::world::Process>| {
+    let leads = |process: &&Arc<crate::machines::Process>| {
         let cluster = process.up().cluster;
         cluster.is_some_and(|cluster| cluster.groups().group(shard).role == Role::Leader)
     };
@@ -124,7 +127,7 @@ fn restart(world: &Arc<World>, node: NodeId, away_ms: u64) {
 fn cut(world: &Arc<World>, rng: &mut Rng) {
     let (one, other) = two(world, rng);
     let one = if rng.chance(0.4) { leader(world, rng) } else { one };
-    let others = world.nodes.keys().copied().filter(|id| *id != one);
+    let others = world.machines.nodes.keys().copied().filter(|id| *id != one);
     let lines: Vec<(NodeId, NodeId)> = match rng.below(6) {
         0 => vec![(one, other)],
         1 => vec![(one, other), (other, one)],
@@ -139,7 +142,7 @@ fn cut(world: &Arc<World>, rng: &mut Rng) {
 /// A leader is cut off while its lease runs, and those on whose word it runs forget that they gave it.
 fn leader_alone(world: &Arc<World>, rng: &mut Rng) {
     let alone = leader(world, rng);
-    let others: Vec<_> = world.nodes.keys().copied().filter(|id| *id != alone).collect();
+    let others: Vec<_> = world.machines.nodes.keys().copied().filter(|id| *id != alone).collect();
     let lines = others.iter().flat_map(|id| [(alone, *id), (*id, alone)]).collect();
     cut_for(world, lines, world.plan.timing_ms.2 + away_ms(rng));
     for id in others {
@@ -150,11 +153,11 @@ fn leader_alone(world: &Arc<World>, rng: &mut Rng) {
 fn cut_for(world: &Arc<World>, lines: Vec<(NodeId, NodeId)>, for_ms: u64) {
     let text = || lines.iter().map(|(a, b)| format!("{a}>{b}")).collect::<Vec<_>>().join(" ");
     world.say(53, || format!("cut for {for_ms} ms: {}", text()));
-    lines.iter().for_each(|(from, to)| world.net.cut(*from, *to));
+    lines.iter().for_each(|(from, to)| world.machines.net.cut(*from, *to));
     let world = world.clone();
     tokio::spawn(async move {
         sleep(ms(for_ms)).await;
-        lines.iter().for_each(|(from, to)| world.net.mend(*from, *to));
+        lines.iter().for_each(|(from, to)| world.machines.net.mend(*from, *to));
     });
 }
 

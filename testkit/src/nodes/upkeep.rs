@@ -15,7 +15,10 @@ use super::{
     health::{SERVES_WITHIN, WHOLE_WITHIN, all_serve, all_whole, ready},
     world::World,
 };
-use crate::{cluster::network::Stop, rng::Rng};
+use crate::{
+    machines::Site,
+    {cluster::network::Stop, rng::Rng},
+};
 
 /// One call of an operator takes no longer.
 const CALL: Duration = Duration::from_secs(10);
@@ -53,7 +56,7 @@ pub(crate) fn begin(
             Job::Maintenance => maintain(&world, node, &mut rng).await,
             Job::Decommission => decommission(&world, node, &mut rng).await,
             Job::Rolling => {
-                for node in world.nodes.keys().copied().collect::<Vec<_>>() {
+                for node in world.machines.nodes.keys().copied().collect::<Vec<_>>() {
                     if world.is_ending() {
                         return;
                     }

@@ -24,7 +24,7 @@ use self::{
     entities::{Begin, Receiver, Send, Sender, Set, Watch},
 };
 use super::{clients::failed, world::World};
-use crate::rng::Rng;
+use crate::{machines::Site, rng::Rng};
 
 const SENDERS: usize = 3;
 const RECEIVERS: usize = 3;
@@ -171,7 +171,7 @@ async fn look(world: &Arc<World>) -> Result<Option<String>, String> {
         };
         all.add_receiver(receiver, events)?;
     }
-    let now = world.nodes.values().map(|place| place.sim().env().clock.now()).min();
+    let now = world.machines.nodes.values().map(|place| place.sim().env().clock.now()).min();
     all.check(&world.errands.lock().acked)?;
     let open = all.open(now.unwrap_or_default());
     Ok(open.or_else(|| missing(world)))
@@ -181,7 +181,7 @@ async fn look(world: &Arc<World>) -> Result<Option<String>, String> {
 fn missing(world: &World) -> Option<String> {
     let watches = world.errands.lock().watches.clone();
     let missing = watches.into_iter().find(|watch| {
-        !world.nodes.keys().any(|id| {
+        !world.machines.nodes.keys().any(|id| {
             let host = world.process(*id).map(|(_, host)| host);
             let watch = host.and_then(|host| find::<Watch>(world, &host, *watch));
             watch.is_some_and(|watch| is_active(&watch))
@@ -191,7 +191,7 @@ fn missing(world: &World) -> Option<String> {
 }
 
 async fn history<E: EventSourced>(world: &World, key: usize) -> Option<Vec<E::Event>> {
-    for id in world.nodes.keys() {
+    for id in world.machines.nodes.keys() {
         let Some((_, host)) = world.process(*id) else { continue };
         let entity = find::<E>(world, &host, key)?;
         if let Ok(events) = entity.history(Seq(1), u64::MAX).await {
