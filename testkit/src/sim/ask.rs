@@ -1,0 +1,192 @@
+//! Asking entities of a simulated cluster.
+
+use std::{future::IntoFuture, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use duractor::{
+    AskError, Command, EventSourced, Handle, Node, NodeError, RequestId, TookEffect,
+    testing::encode_reply,
+};
+use duractor_journal::{EntityId, NodeId};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    subject::{Of, Settled},
+    world::World,
+};
+use crate::{
+    machines::{Process, Site},
+    rng::Rng,
+};
+
+/// How long a command is tried, unless it is told.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a try may take.
+const TRY: Duration = Duration::from_secs(2);
+/// So much longer than its own time it may take until its caller hears.
+const LATER: Duration = Duration::from_secs(5);
+
+/// An entity of a simulated cluster: [`World::entity`]. Cheap to clone.
+pub struct SimEntity<E: EventSourced> {
+    world: World,
+    key: String,
+    node: Option<u32>,
+    patience: Duration,
+    _kind: std::marker::PhantomData<fn() -> E>,
+}
+
+impl<E: EventSourced> Clone for SimEntity<E> {
+    fn clone(&self) -> Self {
+        let Self { world, key, node, patience, _kind } = self;
+        let (world, key) = (world.clone(), key.clone());
+        Self { world, key, node: *node, patience: *patience, _kind: *_kind }
+    }
+}
+
+impl<E: EventSourced> SimEntity<E> {
+    pub(super) fn new(world: &World, key: String) -> Self {
+        let _kind = std::marker::PhantomData;
+        Self { world: world.clone(), key, node: None, patience: PATIENCE, _kind }
+    }
+
+    /// Asks through this node only; through any that is up otherwise.
+    #[must_use]
+    pub fn at(mut self, node: u32) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// How long (in virtual time) a command is tried; 20 s unless set.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Sends a command until its outcome is known or time is up: each try has the same request id, so
+    /// that it takes effect once. What came of it is checked in the end against the entity's journal.
+    ///
+    /// # Errors
+    /// The last try's. Where an earlier one may have taken effect, [`AskError::effect`] of this one does
+    /// not tell; the final checks know.
+    pub async fn ask<C: Command>(&self, command: C) -> Result<C::Reply, AskError>
+    where
+        E: Handle<C>,
+    {
+        let inner = &self.world.inner;
+        let subject = inner.subjects.of::<E>(&self.key)?;
+        let payload = command.encode().map_err(AskError::Codec)?;
+        let began = inner.notes.tick();
+        let (number, request) = subject.begin::<C>(began, payload.clone());
+        let mut way = Way { entity: self, rng: inner.notes.fork_rng(), request, payload, number };
+        let (settled, result) = way.go::<C>(&subject).await;
+        subject.end(number, settled);
+        result
+    }
+}
+
+/// A command on its way.
+struct Way<'a, E: EventSourced> {
+    entity: &'a SimEntity<E>,
+    rng: Rng,
+    request: RequestId,
+    payload: Bytes,
+    number: u64,
+}
+
+impl<E: EventSourced> Way<'_, E> {
+    async fn go<C: Command>(
+        &mut self,
+        subject: &Arc<Of<E>>,
+    ) -> (Settled, Result<C::Reply, AskError>)
+    where
+        E: Handle<C>,
+    {
+        let (world, id) = (&self.entity.world, subject.id());
+        let end = Instant::now() + self.entity.patience;
+        let mut settled = Settled::Nothing;
+        loop {
+            let result = self.once::<C>(id).await;
+            let (number, name) = (self.number, C::NAME);
+            world.inner.say(30 ^ number << 8, || {
+                let came = result.as_ref().map_or_else(ToString::to_string, |_| "answered".into());
+                format!("{id}: {name} #{number}: {came}")
+            });
+            let error = match result {
+                Ok(reply) => {
+                    let encoded = encode_reply::<C>(&reply);
+                    let at = world.inner.notes.tick();
+                    return match encoded {
+                        Ok(reply_bytes) => (Settled::Replied { at, reply: reply_bytes }, Ok(reply)),
+                        Err(error) => (Settled::Unknown, Err(AskError::Codec(error))),
+                    };
+                }
+                Err(error) => error,
+            };
+            if error.effect() == TookEffect::Unknown {
+                settled = Settled::Unknown;
+            }
+            let tires = world.is_ending() || Instant::now() > end;
+            if tires || !passes(&error) {
+                return (settled, Err(error));
+            }
+            sleep(Duration::from_millis(1 + self.rng.below(40))).await;
+        }
+    }
+
+    /// One try.
+    async fn once<C: Command>(&mut self, id: &EntityId) -> Result<C::Reply, AskError>
+    where
+        E: Handle<C>,
+    {
+        let inner = &self.entity.world.inner;
+        let Some((process, node)) = self.node() else {
+            return Err(AskError::ShuttingDown);
+        };
+        let command = C::decode(C::VERSION, &self.payload).map_err(AskError::Codec)?;
+        let entity = match node.entity::<E>(&self.entity.key) {
+            Ok(entity) => entity,
+            Err(NodeError::ShuttingDown) => return Err(AskError::ShuttingDown),
+            Err(error) => {
+                inner.violated(format!("the application has no such entity: {error}"));
+                return Err(AskError::ShuttingDown);
+            }
+        };
+        let ask = entity.ask(command).request_id(self.request.clone()).timeout(TRY).into_future();
+        match inner.call(&process, TRY + LATER, ask).await {
+            Some(result) => result,
+            None if process.is_dead() => Err(AskError::Lost { entity: id.clone() }),
+            None => {
+                inner.violated(format!("V: node {} does not answer {id} at all", process.node));
+                Err(AskError::Timeout { entity: id.clone() })
+            }
+        }
+    }
+
+    fn node(&mut self) -> Option<(Arc<Process>, Arc<Node>)> {
+        let inner = &self.entity.world.inner;
+        match self.entity.node {
+            Some(node) => inner.process(NodeId(node)),
+            None => inner.any(&mut self.rng),
+        }
+    }
+}
+
+/// Whether it may be otherwise in a moment.
+fn passes(error: &AskError) -> bool {
+    use AskError as E;
+    matches!(
+        error,
+        E::Busy { .. }
+            | E::NodeBusy { .. }
+            | E::Timeout { .. }
+            | E::Expired { .. }
+            | E::Aborted { .. }
+            | E::NotOwner { .. }
+            | E::OutcomeUnknown { .. }
+            | E::Unavailable { .. }
+            | E::ShuttingDown
+            | E::Remote { .. }
+            | E::Lost { .. }
+    )
+}
