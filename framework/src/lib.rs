@@ -236,7 +236,7 @@ pub use duractor_snapshot::SnapshotStore;
 pub mod prelude {
     pub use crate::{
         AskError, Command, Context, Effect, EntityRef, EntitySettings, Event, EventSourced, Handle,
-        Node, Persist,
+        Node, NodeBuilder, Persist,
     };
 }
 

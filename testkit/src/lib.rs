@@ -39,3 +39,8 @@ pub use disk::{DiskFaults, Fault, Keep, Op, Rule, SimDisk};
 pub use entity::EntityTestKit;
 pub use env::{SimEnv, run_sim};
 pub use rng::Rng;
+
+// The page's examples compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/testing.md")]
+struct TestingPage;

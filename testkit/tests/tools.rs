@@ -9,6 +9,7 @@ use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_bench");
 const CRASH: &str = env!("CARGO_BIN_EXE_crash");
+const SIM: &str = env!("CARGO_BIN_EXE_sim");
 
 fn run(program: &str, dir: &Path, line: &str) -> Output {
     Command::new(program).args(line.split(' ')).arg("--dir").arg(dir).output().expect("started")
@@ -254,4 +255,47 @@ fn crash_sees_planted_losses_and_duplicates() {
             assert!(errors.contains("again with: crash --target"), "{errors}");
         }
     }
+}
+
+/// What `sim` printed, as JSON lines, and whether it ended well.
+fn sim(line: &str) -> (Vec<Value>, bool) {
+    let output = Command::new(SIM).args(line.split(' ')).output().expect("started");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let rows = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    (rows, output.status.success())
+}
+
+#[test]
+fn sim_runs_for_hours() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (report, failures) = (dir.path().join("report.md"), dir.path().join("failures.txt"));
+    let line = format!(
+        "--scenario snapshot --hours 0.0003 --threads 2 --json --report {} --failures {}",
+        report.display(),
+        failures.display()
+    );
+    let (rows, good) = sim(&line);
+    assert!(good && rows.len() == 1, "{rows:?}");
+    assert!(rows[0]["seeds"].as_u64() >= Some(100), "each process has its first seeds: {rows:?}");
+    assert!(rows[0]["acked"].as_u64() > Some(0), "{rows:?}");
+    let page = std::fs::read_to_string(report).expect("a report");
+    assert!(page.contains("**0 violations**") && page.contains("\n| snapshot | "), "{page}");
+    assert!(!failures.exists(), "nothing failed");
+}
+
+#[test]
+fn sim_says_which_planted_bugs_it_found() {
+    let (rows, good) = sim("--scenario log --planted ack-before-fsync --seeds 200 --json");
+    let all = rows.last().expect("a summary");
+    assert!(good, "{rows:?}");
+    assert_eq!((&all["planted"], &all["found"]), (&1.into(), &1.into()), "{all}");
+    assert_eq!(all["missed"], serde_json::json!([]), "{all}");
+    assert!(all["median_seeds"]["log/ack-before-fsync"].as_u64() <= Some(10), "{all}");
+}
+
+#[test]
+fn sim_replays_a_seed() {
+    let output = Command::new(SIM).args(["--replay", "log:17"]).output().expect("started");
+    assert!(output.status.success());
+    assert!(!output.stderr.is_empty(), "every step is printed");
 }

@@ -1,14 +1,16 @@
 //! Runs the simulated scenarios over many seeds, on all cores.
 
+mod hours;
+mod report;
 mod run;
 mod what;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
 use self::{
-    run::{header, run},
+    run::{Run, header, run},
     what::{Bug, What},
 };
 
@@ -26,11 +28,11 @@ use self::{
 #[command(version)]
 #[command(after_help = "Examples:
   sim --scenario all --seeds 20000         test everything
-  sim --scenario log --seed 17 --seeds 1 --trace
-                                           replay one seed, every step printed
+  sim --hours 8 --report night.md          the same for a night, and a page about it
+  sim --replay log:17                      run one seed, every step printed
   sim --scenario journal --seeds 1000 --twice
                                            run every seed twice, and compare the traces
-  sim --planted all --seeds 5000           show that the tests find bugs; those inside of the
+  sim --planted all --seeds 5000 --json    show that the tests find bugs; those inside of the
                                            crates need a build with --features planted")]
 struct Args {
     /// What to run: log, snapshot, flips (rot in closed files), journal (groups on several nodes),
@@ -61,9 +63,21 @@ struct Args {
     /// Print the trace hash of each seed, or put it into the JSON.
     #[arg(long)]
     hashes: bool,
-    /// Worker threads; one for each core unless set.
+    /// Worker threads; with --hours, worker processes. One for each core unless set.
     #[arg(long)]
     threads: Option<usize>,
+    /// Run the scenarios in turns for so long, over seeds from --seed on.
+    #[arg(long, value_name = "H", conflicts_with_all = ["seeds", "planted", "trace", "hashes"])]
+    hours: Option<f64>,
+    /// Where --hours appends seeds that failed.
+    #[arg(long, value_name = "FILE", default_value = "sim-failures.txt")]
+    failures: PathBuf,
+    /// Where --hours writes a page about what it did.
+    #[arg(long, value_name = "FILE", requires = "hours")]
+    report: Option<PathBuf>,
+    /// Replay a seed, every step printed.
+    #[arg(long, value_name = "SCENARIO:SEED", value_parser = replay, conflicts_with_all = ["hours", "seed", "seeds", "scenario"])]
+    replay: Option<(What, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +90,16 @@ fn scenarios(name: &str) -> Result<Scenarios, String> {
         return Err(format!("one of all, {}", names.join(", ")));
     }
     Ok(Scenarios(found))
+}
+
+fn replay(text: &str) -> Result<(What, u64), String> {
+    let parts = text.split_once(':').ok_or("a scenario and a seed, as in journal:17")?;
+    let Scenarios(found) = scenarios(parts.0)?;
+    let seed = parts.1.parse().map_err(|error| format!("{:?}: {error}", parts.1))?;
+    match found[..] {
+        [what] => Ok((what, seed)),
+        _ => Err("one scenario".into()),
+    }
 }
 
 fn bugs(name: &str) -> Result<String, String> {
@@ -92,7 +116,10 @@ fn bugs(name: &str) -> Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if let Some((what, seed)) = args.replay {
+        (args.scenario, args.seed, args.seeds, args.trace) = (Scenarios(vec![what]), seed, 1, true);
+    }
     if args.trace {
         tracing_subscriber::fmt()
             .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| {
@@ -102,10 +129,21 @@ fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .init();
     }
-    let mut good = true;
     if !args.json {
         println!("{}", header());
     }
+    if let Some(hours) = args.hours {
+        return match hours::run(&args, hours) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("sim: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut good = true;
+    let mut runs = Vec::new();
     for (what, bug) in wanted(&args) {
         let run = run(&args, what, bug);
         good &= run.is_good();
@@ -118,8 +156,25 @@ fn main() -> ExitCode {
         if bug.is_none() {
             run.tell();
         }
+        runs.push(run);
+    }
+    if args.planted.is_some() && args.json {
+        println!("{}", catalogue(&runs));
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// All planted bugs together, as the last line.
+fn catalogue(runs: &[Run]) -> serde_json::Value {
+    let name = |run: &Run| format!("{}/{}", run.scenario(), run.planted().unwrap_or_default());
+    let missed: Vec<_> = runs.iter().filter(|run| run.median().is_none()).map(name).collect();
+    let medians = runs.iter().map(|run| (name(run), run.median()));
+    serde_json::json!({
+        "planted": runs.len(),
+        "found": runs.len() - missed.len(),
+        "missed": missed,
+        "median_seeds": medians.collect::<std::collections::BTreeMap<_, _>>(),
+    })
 }
 
 /// What is to be run; with bugs, each in the scenarios that find it.

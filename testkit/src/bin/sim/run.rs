@@ -67,8 +67,7 @@ pub(crate) fn run(args: &Args, what: What, bug: Option<Bug>) -> Run {
             bar.inc(1);
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if args.trace { 1 } else { args.threads.unwrap_or(cores) };
+    let threads = if args.trace { 1 } else { args.threads.unwrap_or_else(cores) };
     std::thread::scope(|scope| {
         (0..threads).for_each(|_| drop(scope.spawn(work)));
     });
@@ -77,6 +76,11 @@ pub(crate) fn run(args: &Args, what: What, bug: Option<Bug>) -> Run {
     run.violations.sort();
     run.seconds = begun.elapsed().as_secs_f64();
     run
+}
+
+/// How many threads run at once.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn one(args: &Args, what: What, bug: Option<Bug>, seed: u64) -> Report {
@@ -133,12 +137,16 @@ impl Run {
         self.seeds as f64 / self.seconds.max(1e-9)
     }
 
-    fn planted(&self) -> Option<&'static str> {
+    pub(crate) fn scenario(&self) -> &'static str {
+        self.what.name()
+    }
+
+    pub(crate) fn planted(&self) -> Option<&'static str> {
         self.bug.map(Bug::name)
     }
 
     /// How many seeds it took, in the middle of all findings, until the bug was found.
-    fn median(&self) -> Option<u64> {
+    pub(crate) fn median(&self) -> Option<u64> {
         let before = [self.first.wrapping_sub(1)];
         let seeds = before.into_iter().chain(self.violations.iter().map(|(seed, _)| *seed));
         let seeds: Vec<u64> = seeds.collect();
@@ -205,7 +213,7 @@ impl Run {
         for (seed, what) in self.violations.iter().take(SHOWN) {
             let name = self.what.name();
             eprintln!("violation: seed {seed}: {what}");
-            eprintln!("  replay: sim --scenario {name} --seed {seed} --seeds 1 --trace");
+            eprintln!("  replay: sim --replay {name}:{seed}");
         }
     }
 }
