@@ -40,7 +40,11 @@ pub use entity::EntityTestKit;
 pub use env::{SimEnv, run_sim};
 pub use rng::Rng;
 
-// The page's examples compile and run.
+// The pages' examples compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/testing.md")]
 struct TestingPage;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/getting-started.md")]
+struct GettingStartedPage;

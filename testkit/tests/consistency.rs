@@ -22,6 +22,16 @@ fn the_log_is_consistent() {
     sound(Scenario::Log, 0..150);
 }
 
+/// A process without power that never gets up, and writes that are given up because they waited for room at a
+/// shutdown, were taken for faults of the log.
+#[test]
+fn what_a_full_or_dead_disk_does_is_no_violation() {
+    for seed in [341, 493, 495] {
+        let report = Scenario::Log.run(seed, None, false);
+        assert_eq!(report.violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn the_snapshots_are_consistent() {
     sound(Scenario::Snapshot, 0..100);

@@ -11,6 +11,7 @@ use duractor_journal::{EntityId, NodeId};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    notes::hex,
     subject::{Of, Settled},
     world::World,
 };
@@ -78,7 +79,8 @@ impl<E: EventSourced> SimEntity<E> {
         let payload = command.encode().map_err(AskError::Codec)?;
         let began = inner.notes.tick();
         let (number, request) = subject.begin::<C>(began, payload.clone());
-        let mut way = Way { entity: self, rng: inner.notes.fork_rng(), request, payload, number };
+        let rng = inner.notes.fork_rng();
+        let mut way = Way { entity: self, rng, request, payload, number, asked: None };
         let (settled, result) = way.go::<C>(&subject).await;
         subject.end(number, settled);
         result
@@ -92,6 +94,8 @@ struct Way<'a, E: EventSourced> {
     request: RequestId,
     payload: Bytes,
     number: u64,
+    /// Whom the newest try went to.
+    asked: Option<NodeId>,
 }
 
 impl<E: EventSourced> Way<'_, E> {
@@ -107,11 +111,7 @@ impl<E: EventSourced> Way<'_, E> {
         let mut settled = Settled::Nothing;
         loop {
             let result = self.once::<C>(id).await;
-            let (number, name) = (self.number, C::NAME);
-            world.inner.say(30 ^ number << 8, || {
-                let came = result.as_ref().map_or_else(ToString::to_string, |_| "answered".into());
-                format!("{id}: {name} #{number}: {came}")
-            });
+            self.note::<C>(id, &result);
             let error = match result {
                 Ok(reply) => {
                     let encoded = encode_reply::<C>(&reply);
@@ -134,15 +134,30 @@ impl<E: EventSourced> Way<'_, E> {
         }
     }
 
+    fn note<C: Command>(&self, id: &EntityId, result: &Result<C::Reply, AskError>) {
+        let (number, name) = (self.number, C::NAME);
+        self.entity.world.inner.say(30 ^ number << 8, || {
+            let node = self.asked.map_or("no node".into(), |node| format!("node {node}"));
+            let came = match result {
+                Ok(reply) => {
+                    let bytes = postcard::to_allocvec(reply).unwrap_or_default();
+                    format!("answered {}", hex(&bytes))
+                }
+                Err(error) => error.to_string(),
+            };
+            format!("{id}: {name} sim-{number} at {node}: {came}")
+        });
+    }
+
     /// One try.
     async fn once<C: Command>(&mut self, id: &EntityId) -> Result<C::Reply, AskError>
     where
         E: Handle<C>,
     {
         let inner = &self.entity.world.inner;
-        let Some((process, node)) = self.node() else {
-            return Err(AskError::ShuttingDown);
-        };
+        let found = self.node();
+        self.asked = found.as_ref().map(|(process, _)| process.node);
+        let Some((process, node)) = found else { return Err(AskError::ShuttingDown) };
         let command = C::decode(C::VERSION, &self.payload).map_err(AskError::Codec)?;
         let entity = match node.entity::<E>(&self.entity.key) {
             Ok(entity) => entity,

@@ -120,6 +120,11 @@ pub(super) struct Noted {
     pub(super) violation: Option<String>,
 }
 
+/// The first bytes of something, for a line of text.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(24).map(|byte| format!("{byte:02x}")).collect()
+}
+
 thread_local! {
     static MARKS: RefCell<Option<BTreeMap<&'static str, u64>>> = const { RefCell::new(None) };
 }

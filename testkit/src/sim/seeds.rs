@@ -15,11 +15,12 @@ use super::{
     run::{Outcome, Scenario, run_one},
     world::World,
 };
+use crate::rng::mix;
 
 /// How many runs the search for fewer faults may take.
 const SHRINK_RUNS: usize = 60;
-/// How many lines of the trace are printed.
-const TRACE_LINES: usize = 60;
+/// How many lines of the trace are printed, and a quarter of it after the command that fails.
+const TRACE_LINES: usize = 40;
 /// From so many seeds on a mark that was never so fails the test.
 const MARKS_FROM: u64 = 50;
 
@@ -55,6 +56,8 @@ struct Sum {
     virtual_ms: u64,
     faults: BTreeMap<&'static str, u64>,
     marks: BTreeMap<&'static str, u64>,
+    /// Of all traces, in any order.
+    hash: u64,
     failed: Option<Outcome>,
 }
 
@@ -63,6 +66,7 @@ impl Sum {
         self.runs += 1;
         self.checked += outcome.checked;
         self.virtual_ms += outcome.virtual_ms;
+        self.hash = self.hash.wrapping_add(mix(outcome.trace_hash ^ mix(outcome.seed)));
         for (sum, part) in [(&mut self.faults, &outcome.faults), (&mut self.marks, &outcome.marks)]
         {
             part.iter().for_each(|(name, count)| *sum.entry(name).or_default() += count);
@@ -94,12 +98,14 @@ pub(super) fn run_all<T: Passes>(sim: &Sim, name: &str, test: &(impl AsyncFn(Wor
         Some(failed) if replay => panic!("{}", replayed(name, &failed)),
         Some(failed) => panic!("{}", tell(sim, name, test, sum.runs, failed)),
         None => println!(
-            "{name}: {} seeds, {} commands checked, {} s of virtual time, faults {:?}, marks {:?}",
+            "{name}: {} seeds, {} commands checked, {} s of virtual time, faults {:?}, marks {:?}, \
+             trace {:016x}",
             sum.runs,
             sum.checked,
             sum.virtual_ms / 1_000,
             sum.faults,
-            sum.marks
+            sum.marks,
+            sum.hash
         ),
     }
     let never = sum.marks.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name);
@@ -139,18 +145,40 @@ fn tell<T: Passes>(
             let _ = writeln!(text, "  {struck}");
         }
     }
-    let skipped = small.trace.len().saturating_sub(TRACE_LINES);
-    let _ = writeln!(
-        text,
-        "\nthe last {} of {} lines of what happened:",
-        small.trace.len() - skipped,
-        small.trace.len()
-    );
-    for line in &small.trace[skipped..] {
+    let lines = telling(&small);
+    let _ =
+        writeln!(text, "\n{} of the {} lines of what happened:", lines.len(), small.trace.len());
+    for line in lines {
         let _ = writeln!(text, "  {line}");
     }
     let _ = writeln!(text, "\nreplay: SIM_SEED={seed} cargo test {name}");
     text
+}
+
+/// The lines of the trace that tell most: what happened to machines, and to the entity that shows the
+/// violation, up to some time after the command that does. The newest ones where no command is named.
+fn telling(failed: &Outcome) -> Vec<&String> {
+    let what = failed.violation.as_deref().unwrap_or_default();
+    let mut parts = what.split(": ").skip(1);
+    let (entity, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let command = rest.split(',').next().unwrap_or_default();
+    let asked = format!(" {entity}: {command} ");
+    let trace = &failed.trace;
+    let Some(at) = trace.iter().rposition(|line| line.contains(&asked)) else {
+        return trace[trace.len().saturating_sub(TRACE_LINES)..].iter().collect();
+    };
+    let told =
+        |line: &&String| !line.contains(": ") || line.contains(entity) || is_of_machines(line);
+    let after = trace[at + 1..].iter().filter(told).take(TRACE_LINES / 4);
+    let mut lines: Vec<_> = trace[..=at].iter().rev().filter(told).take(TRACE_LINES).collect();
+    lines.reverse();
+    lines.extend(after);
+    lines
+}
+
+/// Whether a line of the trace is of a node or a fault, and not of an entity.
+fn is_of_machines(line: &str) -> bool {
+    ["  node ", "  fault ", "  cut ", "  VIOLATION "].iter().any(|begin| line.contains(begin))
 }
 
 /// Leaves out faults as long as the seed still fails in the same way: first many at once, then fewer.

@@ -87,7 +87,7 @@ pub(super) async fn check(inner: &Arc<Inner>) -> Result<u64, String> {
 /// the other, and callers were told what fits.
 async fn one(inner: &Arc<Inner>, subject: &dyn Subject) -> Result<u64, String> {
     let shard = subject.id().shard(inner.setup.shards);
-    let state = state(inner, subject, shard).await?;
+    let state = state(inner, subject).await?;
     let mut journals: BTreeMap<NodeId, Vec<EventRecord>> = BTreeMap::new();
     for id in inner.machines().nodes.keys() {
         if has_replica(inner, *id, shard) {
@@ -144,7 +144,7 @@ fn has_replica(inner: &Inner, id: NodeId, shard: ShardId) -> bool {
 }
 
 /// The state, at whichever node runs the entity.
-async fn state(inner: &Arc<Inner>, subject: &dyn Subject, _: ShardId) -> Result<Bytes, String> {
+async fn state(inner: &Arc<Inner>, subject: &dyn Subject) -> Result<Bytes, String> {
     let end = Instant::now() + SERVES_WITHIN;
     let mut last = "no node is up".to_owned();
     while Instant::now() < end {

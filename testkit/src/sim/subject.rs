@@ -16,7 +16,10 @@ use duractor::{
 use duractor_journal::{EntityId, EventRecord, NewEvent, Seq, Timestamp};
 use futures_util::future::BoxFuture;
 
-use super::sweep::{Misfit, Told, sweep};
+use super::{
+    notes::hex,
+    sweep::{Misfit, Told, sweep},
+};
 
 /// How many events of a journal are printed.
 const SHOWN: usize = 16;
@@ -154,7 +157,10 @@ impl<E: EventSourced> Subject for Of<E> {
         let entity = testing::shared(&entity);
         let book = Book::<E>::read(journal).map_err(|error| format!("S: {error}"))?;
         let checked = book.check(&entity, &self.commands(), state);
-        checked.map_err(|Wrong { what, at }| format!("{what}\n{}", print(&self.id, journal, at)))
+        checked.map_err(|Wrong { letter, what, at }| {
+            let (id, journal) = (&self.id, print(&self.id, journal, at));
+            format!("{letter}: {id}: {what}\n{journal}")
+        })
     }
 }
 
@@ -164,15 +170,16 @@ impl<E: EventSourced> Of<E> {
     }
 }
 
-/// What is wrong with an entity, and around which event of its journal.
+/// What is wrong with an entity: which invariant, what, and around which event of its journal.
 struct Wrong {
+    letter: &'static str,
     what: String,
     at: Option<usize>,
 }
 
 impl Wrong {
-    fn at(at: usize, what: String) -> Self {
-        Self { what, at: Some(at) }
+    fn at(at: usize, letter: &'static str, what: String) -> Self {
+        Self { letter, what, at: Some(at) }
     }
 }
 
@@ -199,8 +206,8 @@ impl<'a, E: EventSourced> Book<'a, E> {
 
     fn check(&self, entity: &E, commands: &[Asked<E>], state: &[u8]) -> Result<u64, Wrong> {
         if self.states.last().is_some_and(|last| last != state) {
-            let what = "C: the state in memory is not what the journal makes".into();
-            return Err(Wrong { what, at: None });
+            let what = "the state in memory is not what the journal makes".into();
+            return Err(Wrong { letter: "C", what, at: None });
         }
         let told = commands.iter().map(|command| self.find(entity, command));
         let told = told.collect::<Result<Vec<_>, _>>()?;
@@ -230,16 +237,16 @@ impl<'a, E: EventSourced> Book<'a, E> {
         };
         let Some(last) = first else { return Ok(Told { began: *began, ended, written: None }) };
         if second.is_some() {
-            return Err(Wrong::at(last, format!("A: {} is in the journal twice", text())));
+            return Err(Wrong::at(last, "A", format!("{}, is in the journal twice", text())));
         }
         if *settled == Settled::Nothing {
-            let what = format!("A: {} was refused without effect, and is in the journal", text());
-            return Err(Wrong::at(last, what));
+            let what = format!("{}, was refused without effect, and is in the journal", text());
+            return Err(Wrong::at(last, "A", what));
         }
         let told = self.journal[last].request.as_ref().map(|request| &request.reply);
         if matches!(settled, Settled::Replied { reply, .. } if Some(reply) != told) {
-            let what = format!("L: {} was answered otherwise than the journal says", text());
-            return Err(Wrong::at(last, what));
+            let what = format!("{}, was answered otherwise than the journal says", text());
+            return Err(Wrong::at(last, "L", what));
         }
         // Where its batch begins is not written down: where the handler decides what is there.
         let alone = |at: &usize| *at == last || self.journal[*at].request.is_none();
@@ -247,8 +254,8 @@ impl<'a, E: EventSourced> Book<'a, E> {
         match starts.find(|from| self.explains(entity, command, *from, last)) {
             Some(from) => Ok(Told { began: *began, ended, written: Some((from, last + 1)) }),
             None => {
-                let what = format!("L: the handler does not decide on what {} wrote", text());
-                Err(Wrong::at(last, what))
+                let what = format!("{}, wrote what its handler does not decide", text());
+                Err(Wrong::at(last, "L", what))
             }
         }
     }
@@ -288,10 +295,8 @@ impl<'a, E: EventSourced> Book<'a, E> {
             Misfit::Order { earlier, later } => {
                 let at = told[later].written.map_or(0, |(from, _)| from);
                 let (earlier, later) = (text(earlier), text(later));
-                Wrong::at(
-                    at,
-                    format!("L: {later} began when {earlier} was answered, and is before it"),
-                )
+                let what = format!("{later}, began when {earlier} was answered, and is before it");
+                Wrong::at(at, "L", what)
             }
             Misfit::Answer { command, from, to } => {
                 let decided = self.decide(entity, &commands[command], to, None);
@@ -302,7 +307,7 @@ impl<'a, E: EventSourced> Book<'a, E> {
                     _ => "its answer fits no state that the entity had meanwhile",
                 };
                 let when = format!("between event {from} and event {to}");
-                Wrong::at(to, format!("A/L: {}, {when}: {why}", text(command)))
+                Wrong::at(to, "A/L", format!("{}, {when}: {why}", text(command)))
             }
         }
     }
@@ -325,13 +330,9 @@ fn print(id: &EntityId, journal: &[EventRecord], around: Option<usize>) -> Strin
     let mut text = format!("events {from} to {to} of {} of {id}:", journal.len());
     for EventRecord { seq, timestamp, epoch, request, event, .. } in &journal[from..to] {
         let request = request.as_ref().map(|request| format!(", {}", request.id.as_str()));
-        let hex = event.payload.iter().take(24).fold(String::new(), |mut hex, byte| {
-            // A String takes everything.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
         let (name, at, request) = (&event.name, timestamp.0, request.unwrap_or_default());
-        let _ = write!(text, "\n  {seq} {name} {hex} at {at}, {epoch}{request}");
+        let payload = hex(&event.payload);
+        let _ = write!(text, "\n  {seq} {name} {payload} at {at}, {epoch}{request}");
     }
     text
 }

@@ -148,6 +148,10 @@ impl Site for Inner {
             ("cluster.shards", self.setup.shards.to_string()),
             ("net.listen", SimNetwork::address(id)),
             ("discovery.seeds", self.machines.addresses().join(",")),
+            // Twice as long as by default: what an idle cluster does is most of what a run costs.
+            ("timing.heartbeat_ms", "100".into()),
+            ("timing.election_min_ms", "300".into()),
+            ("timing.election_max_ms", "600".into()),
             // Small, so that full ones are compacted within a run too.
             ("log.segment_bytes", (64 << 10).to_string()),
             ("timing.settle_ms", "300".into()),

@@ -164,7 +164,9 @@ impl Life<'_, '_> {
             | JournalError::Io { .. }
             | JournalError::Unavailable { .. } => self.lives.trouble(self.plan),
             // What waits for room on a full disk is given up at last.
-            JournalError::Closed => self.closing && self.tight,
+            JournalError::Closed | JournalError::OutcomeUnknown { .. } => {
+                self.closing && self.tight
+            }
             // A claim that failed leaves an epoch that nobody has.
             JournalError::StaleEpoch { .. } => self.lives.trouble(self.plan),
             _ => false,
