@@ -34,7 +34,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// same positions. `slowest_ms` is the longest time from healing to the last of those writes.
 ///
 /// With `--scenario transfer` the nodes host entities, and tellers at all nodes transfer money between
-/// them in transactions while the same faults strike. At every look at all entities at once, and after
+/// them in transactions while the same faults strike; every other cluster is of whole nodes, which are
+/// also drained, stopped and resumed, and whose links and disks are left alone. At every look at all entities at once, and after
 /// each trial, the total must be what it was; every acknowledged transfer must be there once, in all of
 /// its entities; and no entity may stay held. `acked` then counts transfers.
 ///
