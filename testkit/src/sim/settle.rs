@@ -22,6 +22,8 @@ use crate::{
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 /// So long an entity until it answers.
 const SERVES_WITHIN: Duration = Duration::from_secs(20);
+/// So long may go on what it was sent.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// And so long what a test began.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks.
@@ -86,19 +88,10 @@ pub(super) async fn check(inner: &Arc<Inner>) -> Result<u64, String> {
 /// One entity: every node has the same journal, its state is what that makes, its writers came one after
 /// the other, and callers were told what fits.
 async fn one(inner: &Arc<Inner>, subject: &dyn Subject) -> Result<u64, String> {
-    let shard = subject.id().shard(inner.setup.shards);
-    let state = state(inner, subject).await?;
-    let mut journals: BTreeMap<NodeId, Vec<EventRecord>> = BTreeMap::new();
-    for id in inner.machines().nodes.keys() {
-        if has_replica(inner, *id, shard) {
-            let read =
-                until(inner, *id, subject.id(), |node| async move { subject.journal(&node).await });
-            journals.insert(*id, read.await?);
-        }
-    }
+    let (state, journals) = settled(inner, subject).await?;
     let mut all = journals.iter();
     let Some((first, journal)) = all.next() else {
-        return Err(format!("V: no node has a replica of {shard}"));
+        return Err(format!("V: no node has a replica of {}", subject.id()));
     };
     if inner.setup.checks(Check::Replicas)
         && let Some((other, _)) = all.find(|(_, other)| *other != journal)
@@ -121,6 +114,38 @@ async fn one(inner: &Arc<Inner>, subject: &dyn Subject) -> Result<u64, String> {
         return Err(format!("V: node {first} is not up"));
     };
     subject.check(&node, journal, &state)
+}
+
+type Journals = BTreeMap<NodeId, Vec<EventRecord>>;
+
+/// The state, and the journal of every replica, once they stand still: what an entity was sent may still be on
+/// its way. As they are then, where they never do.
+async fn settled(inner: &Arc<Inner>, subject: &dyn Subject) -> Result<(Bytes, Journals), String> {
+    let end = Instant::now() + SETTLES_WITHIN;
+    loop {
+        let before = state(inner, subject).await?;
+        let journals = journals(inner, subject).await?;
+        let stands = state(inner, subject).await? == before;
+        let mut all = journals.values();
+        let first = all.next();
+        if stands && all.all(|other| Some(other) == first) || Instant::now() > end {
+            return Ok((before, journals));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn journals(inner: &Arc<Inner>, subject: &dyn Subject) -> Result<Journals, String> {
+    let shard = subject.id().shard(inner.setup.shards);
+    let mut journals = Journals::new();
+    for id in inner.machines().nodes.keys() {
+        if has_replica(inner, *id, shard) {
+            let read =
+                until(inner, *id, subject.id(), |node| async move { subject.journal(&node).await });
+            journals.insert(*id, read.await?);
+        }
+    }
+    Ok(journals)
 }
 
 /// W: terms of writers do not go back.
