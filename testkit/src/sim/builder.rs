@@ -36,7 +36,7 @@ pub enum Check {
 
 /// A simulated test: a cluster of nodes that run an application, a script, and what must hold in the end.
 ///
-/// [`sim_test`](crate::sim_test) makes one of a function; this is for what that does not offer.
+/// [`sim_test`](crate::sim::sim_test) makes one of a function; this is for what that does not offer.
 ///
 /// ```
 /// use duractor_testkit::sim::{Sim, World};

@@ -150,7 +150,7 @@ pub(super) fn take_marks() -> BTreeMap<&'static str, u64> {
 }
 
 /// A mark of coverage: that a rare way was taken at least once in all seeds of a
-/// [`sim_test`](crate::sim_test). Where a condition was looked at and was never so, the test fails: its
+/// [`sim_test`](crate::sim::sim_test). Where a condition was looked at and was never so, the test fails: its
 /// seeds do not test what they were meant to. Anywhere else it does nothing; it may stand in an entity's
 /// handler.
 ///

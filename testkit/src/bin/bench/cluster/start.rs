@@ -21,7 +21,7 @@ pub(crate) const LEADER: u32 = 1;
 /// Heartbeats as by default, and elections much later: what is measured at [`LEADER`] is lost when a
 /// disk or the machine stands still for longer than an election's timeout, and leaderships move. A
 /// second was not enough on a busy machine with a slow disk.
-const STEADY_MS: [u64; 3] = [50, 8_000, 12_000];
+const STEADY_MS: [u64; 3] = [50, 4_000, 6_000];
 
 /// Starts a cluster in this folder.
 pub(crate) async fn start(
