@@ -182,6 +182,15 @@ async fn a_full_disk_loses_nothing(world: World) {
     world.restart(2);
 }
 
+/// The end of a run heals what the script left broken.
+#[sim_test(app, seeds = 3)]
+async fn a_disk_that_is_left_full_has_room_in_the_end(world: World) {
+    load(&world);
+    world.fill_disk(1);
+    world.fill_disk(2);
+    world.advance(Duration::from_secs(2)).await;
+}
+
 fn with(mistake: Mistake) -> Sim {
     Sim::new(move |node, _| node.register(Account::new(mistake)))
 }

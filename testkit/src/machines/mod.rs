@@ -27,7 +27,7 @@ use duractor_journal::NodeId;
 
 pub(crate) use self::{
     place::{Place, Process},
-    site::Site,
+    site::{Site, passes},
     whole::all_whole,
 };
 use crate::{

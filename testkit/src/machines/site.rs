@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use duractor::{Env, Node, NodeBuilder};
+use duractor::{AskError, Env, Node, NodeBuilder};
 use duractor_journal::NodeId;
 use tokio::{
     task::AbortHandle,
@@ -182,14 +182,26 @@ pub(crate) trait Site: Send + Sync + Sized + 'static {
         self.say(9, || format!("node {id} has an empty disk"));
     }
 
-    /// Everything heals, and every node is up.
+    /// The network and all machines are well again. Nodes that are down stay down.
+    fn mend(&self) {
+        self.say(70, || "everything heals".into());
+        self.machines().net.heal();
+        self.machines().nodes.values().for_each(|place| self.mend_one(place));
+    }
+
+    fn mend_one(&self, place: &Place) {
+        place.sim().disk().heal();
+        place.sim().disk().set_capacity(None);
+        place.sim().set_skew_ms(0);
+        self.thaw(place.id);
+    }
+
+    /// Everything is well again, and every node is up.
     fn heal(self: &Arc<Self>) {
         self.say(70, || "everything heals".into());
         self.machines().net.heal();
         for place in self.machines().nodes.values() {
-            place.sim().disk().heal();
-            place.sim().set_skew_ms(0);
-            self.thaw(place.id);
+            self.mend_one(place);
             self.start(place.id, false);
         }
     }
@@ -249,4 +261,23 @@ async fn bury(process: Arc<Process>, life: Option<AbortHandle>) {
     if let Some(cluster) = up.cluster {
         cluster.shutdown().await;
     }
+}
+
+/// Whether an error may be while things go wrong, and something else is so in a moment.
+pub(crate) fn passes(error: &AskError) -> bool {
+    use AskError as E;
+    matches!(
+        error,
+        E::Busy { .. }
+            | E::NodeBusy { .. }
+            | E::Timeout { .. }
+            | E::Expired { .. }
+            | E::Aborted { .. }
+            | E::NotOwner { .. }
+            | E::OutcomeUnknown { .. }
+            | E::Unavailable { .. }
+            | E::ShuttingDown
+            | E::Remote { .. }
+            | E::Lost { .. }
+    )
 }

@@ -12,7 +12,7 @@ use super::{
     world::World,
 };
 use crate::{
-    machines::{Process, Site},
+    machines::{Process, Site, passes},
     rng::Rng,
 };
 
@@ -166,26 +166,7 @@ pub(crate) fn find(world: &World, host: &Node, account: usize) -> Option<EntityR
 
 /// Looks at an error that a living process gave: whether it may be.
 pub(crate) fn failed(world: &World, process: &Process, error: &AskError) {
-    if !process.is_dead() && !may_be(error) {
+    if !process.is_dead() && !passes(error) {
         world.violated(format!("S: node {} answered: {error}", process.node));
     }
-}
-
-/// Whether an error may be while things go wrong.
-pub(super) fn may_be(error: &AskError) -> bool {
-    use AskError as E;
-    matches!(
-        error,
-        E::Busy { .. }
-            | E::NodeBusy { .. }
-            | E::Timeout { .. }
-            | E::Expired { .. }
-            | E::Aborted { .. }
-            | E::NotOwner { .. }
-            | E::OutcomeUnknown { .. }
-            | E::Unavailable { .. }
-            | E::ShuttingDown
-            | E::Remote { .. }
-            | E::Lost { .. }
-    )
 }

@@ -17,13 +17,13 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     account::{Account, Apply, Look},
-    clients::may_be,
     history::Seen,
     world::World,
 };
 use crate::{
     cluster::network::{SimNetwork, Stop},
     env::SimEnv,
+    machines::passes,
     rng::Rng,
 };
 
@@ -122,7 +122,7 @@ async fn answer<T>(
     };
     if let Err(error) = &answer {
         world.say(62, || format!("from outside: {error}"));
-        if !may_be(error) {
+        if !passes(error) {
             world.violated(format!("S: a client was answered: {error}"));
         }
     }

@@ -16,7 +16,7 @@ use super::{
     world::World,
 };
 use crate::{
-    machines::{Process, Site},
+    machines::{Process, Site, passes},
     rng::Rng,
 };
 
@@ -185,23 +185,4 @@ impl<E: EventSourced> Way<'_, E> {
             None => inner.any(&mut self.rng),
         }
     }
-}
-
-/// Whether it may be otherwise in a moment.
-fn passes(error: &AskError) -> bool {
-    use AskError as E;
-    matches!(
-        error,
-        E::Busy { .. }
-            | E::NodeBusy { .. }
-            | E::Timeout { .. }
-            | E::Expired { .. }
-            | E::Aborted { .. }
-            | E::NotOwner { .. }
-            | E::OutcomeUnknown { .. }
-            | E::Unavailable { .. }
-            | E::ShuttingDown
-            | E::Remote { .. }
-            | E::Lost { .. }
-    )
 }

@@ -410,14 +410,7 @@ impl World {
     /// The network and the disks are well again, no clock is wrong, nobody is frozen. Nodes that are down
     /// stay down.
     pub fn heal(&self) {
-        self.inner.say(70, || "everything heals".into());
-        self.inner.machines.net.heal();
-        for place in self.inner.machines.nodes.values() {
-            place.sim().disk().heal();
-            place.sim().disk().set_capacity(None);
-            place.sim().set_skew_ms(0);
-            self.inner.thaw(place.id);
-        }
+        self.inner.mend();
     }
 
     /// How often each fault struck so far.

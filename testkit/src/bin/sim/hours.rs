@@ -33,12 +33,13 @@ pub(crate) struct Tally {
     /// Seeds with what they violated.
     pub(crate) violations: Vec<(u64, String)>,
     /// How long processes worked on it, all together.
-    pub(crate) worked: Duration,
+    worked: Duration,
     next: u64,
 }
 
 impl Tally {
-    fn rate(&self) -> f64 {
+    /// Seeds a second of one process.
+    pub(crate) fn rate(&self) -> f64 {
         self.seeds as f64 / self.worked.as_secs_f64().max(1e-9)
     }
 

@@ -9,10 +9,9 @@ use crate::{
 
 /// How far it is, on one line.
 pub(crate) fn line(tallies: &Tallies) -> String {
-    let each = tallies.iter().map(|(what, tally)| {
-        let rate = tally.seeds as f64 / tally.worked.as_secs_f64().max(1e-9);
-        format!("{} {} ({rate:.0}/s)", what.name(), tally.seeds)
-    });
+    let each = tallies
+        .iter()
+        .map(|(what, tally)| format!("{} {} ({:.0}/s)", what.name(), tally.seeds, tally.rate()));
     let sum = |of: fn(&Tally) -> u64| tallies.iter().map(|(_, tally)| of(tally)).sum::<u64>();
     let faults = sum(|tally| tally.faults.values().sum());
     let violations = sum(|tally| tally.violations.len() as u64);
@@ -22,8 +21,8 @@ pub(crate) fn line(tallies: &Tallies) -> String {
 
 /// A scenario, as a row of the table.
 pub(crate) fn row(what: What, tally: &Tally) -> String {
-    let Tally { seeds, acked, checked, worked, violations, .. } = tally;
-    let rate = *seeds as f64 / worked.as_secs_f64().max(1e-9);
+    let Tally { seeds, acked, checked, violations, .. } = tally;
+    let rate = tally.rate();
     let (name, found) = (what.name(), violations.len());
     let mut row =
         format!("{name:<10}{:<20}{seeds:>8}{rate:>10.0}{found:>12}{acked:>10}{checked:>12}", "-");
@@ -50,7 +49,7 @@ pub(crate) fn page(tallies: &Tallies, took: Duration, processes: usize) -> Strin
     );
     page.push_str("|---|---:|---:|---:|---:|---:|\n");
     for (what, tally) in tallies {
-        let rate = tally.seeds as f64 / tally.worked.as_secs_f64().max(1e-9);
+        let rate = tally.rate();
         let Tally { seeds, acked, checked, violations, .. } = tally;
         let (name, found) = (what.name(), violations.len());
         let _ = writeln!(page, "| {name} | {seeds} | {rate:.1} | {acked} | {checked} | {found} |");
